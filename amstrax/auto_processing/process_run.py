@@ -345,12 +345,13 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
             claim.set_status("running", job=_job_record(claim, document, plan))
         history = History(claim, plan, options.is_online)
         try:
-            claim.check_only_document()
+            claim.call(documents.find_only, ["_id"])
             st = _make_and_register(run_id, options, document, history, stop)
         except Postponed as error:
             if not options.leave_status:
                 # Only a job that is followed may leave it submitted
-                claim.give_back("submitted" if options.attempt else "pending", str(error))
+                status = "submitted" if options.attempt else "pending"
+                claim.set_status(status, str(error), keep_failures=True)
             raise
         except Exception as error:
             claim.check()
@@ -369,7 +370,7 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
         if not options.leave_status:
             claim.set_status("done")
         if documents.PROCESS in documents.tags_of(document):
-            claim.remove_tag(documents.PROCESS)
+            claim.call(documents.remove_tag, documents.PROCESS)
     if options.trends:
         _record_trends(st, run_id, plan, options)
     seconds = time.monotonic() - began

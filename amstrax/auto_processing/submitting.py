@@ -6,6 +6,7 @@ finds in the engine.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -142,26 +143,12 @@ def make_job_template(
     more_options: Sequence[str] = (),
     flat: bool = False,
 ) -> JobTemplate:
-    """Return the template of jobs that make data.
+    """Return the template of jobs that make data; other parameters are those of `JobTemplate`.
 
-    Other parameters are those of `JobTemplate`; memory and queue are by default those of the
-    settings.
-
-    Parameters
-    ----------
-    options
-        Data to make; jobs get those options that `submit_stbc` has.
-    script
-        Name of a tool of this package, or a file.
-    more_options
-        Other options of process_run.
-
-    Raises
-    ------
-    UsageError, CorrectionError
-        As of `find_plan`.
-    InvalidOption
-        When the script does not exist, or a setting is invalid.
+    Jobs get those `options` that `submit_stbc` has, and `more_options` of process_run. The script
+    is the name of a tool of this package, or a file. Memory [MB] and queue are by default those of
+    the settings. Raises errors of `find_plan`, and InvalidOption when the script does not exist or
+    a setting is invalid.
     """
     plan = find_plan(options, check_corrections=True)
     return JobTemplate(
@@ -230,10 +217,8 @@ def submit(
 
     Raises
     ------
-    RunNotFound
-        When there is no such run.
-    InvalidRunDocument
-        When the run has several documents, or an invalid one.
+    RunNotFound, InvalidRunDocument
+        When there is no such run, or it has several documents or an invalid one.
     RunNotReady
         When the run is being taken, or has the tag ``abandon``.
     JobRefused
@@ -261,26 +246,13 @@ def submit_groups(
     A job processes the runs of its group one after the other. A run that has a job, is at work
     elsewhere, or cannot be processed stays out of its group, and does not stop the others: its
     state is ``alive already``, ``busy``, or ``not submitted`` with the error. Runs of a group that
-    need another context or other targets, such as LED runs, get a job of their own.
+    need another context or other targets, such as LED runs, get a job of their own. A group of one
+    run gets the same job as from `submit`. On Slurm all jobs of a call are one job array, on
+    HTCondor one cluster.
 
-    On Slurm all jobs of a call are one job array, on HTCondor one cluster.
-
-    Parameters
-    ----------
-    template
-        Jobs to submit; ``memory`` and ``queue`` are those of each job.
-    groups
-        Names of runs; a group of one run gets the same job as from `submit`.
-    reset_failures
-        Clear earlier failures of all runs, or of the runs with these names.
-
-    Raises
-    ------
-    EngineUnreachable
-        When the engine does not answer. The next submission of these runs adopts jobs that the
-        engine has accepted.
-    RunDatabaseError
-        When the run database cannot be reached.
+    `reset_failures` clears earlier failures of all runs, or of the runs with these names. Raises
+    EngineUnreachable (the next submission of these runs adopts jobs that the engine has accepted)
+    and RunDatabaseError.
     """
     with _Submitter(template, collection, engine, reset_failures) as submitter:
         for group in groups:
@@ -292,19 +264,9 @@ def follow(template: JobTemplate, run_id: str, collection: Any, engine: Engine) 
     """Submit a job in which ``amstraxer`` follows a run while it is taken, unless it has one.
 
     The status of the run stays: what is made is registered when the run is processed, after its
-    end. The state is ``submitted``, ``alive already``, ``busy`` or ``dry run``, as of `submit`.
-
-    Parameters
-    ----------
-    template
-        With the script ``amstraxer``.
-
-    Raises
-    ------
-    UsageError
-        When the run has ended.
-    RunNotFound, InvalidRunDocument, JobRefused, EngineUnreachable, RunDatabaseError
-        As of `submit`.
+    end. The script of the template is ``amstraxer``. The state of the result is ``submitted``,
+    ``alive already``, ``busy`` or ``dry run``, as of `submit`. Raises UsageError when the run has
+    ended, otherwise errors of `submit`.
     """
     document = documents.find_only(collection, run_id, PLAN_FIELDS)
     name = rundoc.check_run_name(documents.name_of(document))
@@ -374,7 +336,7 @@ class _Run:
         )
 
 
-class _Submitter:
+class _Submitter(contextlib.AbstractContextManager):
     """Submits jobs; a context manager that holds the leases of runs until they are submitted."""
 
     def __init__(
@@ -397,9 +359,6 @@ class _Submitter:
         self._jobs: list[tuple[Job, dict[int, _Run]]] = []
         self._held: list[_Run] = []
         self._held_since = 0.0
-
-    def __enter__(self) -> "_Submitter":
-        return self
 
     def __exit__(self, *_error: Any) -> None:
         for run in self._held:

@@ -12,7 +12,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -373,7 +373,7 @@ class LocalCollection:
                     yield seq, body
 
 
-class LocalCursor:
+class LocalCursor(AbstractContextManager, Iterator[Document]):
     """Iterator over matching documents, which are read in batches."""
 
     def __init__(
@@ -401,14 +401,8 @@ class LocalCursor:
         """End the iteration."""
         self._results = iter(())
 
-    def __enter__(self) -> "LocalCursor":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __iter__(self) -> "LocalCursor":
-        return self
 
     def __next__(self) -> Document:
         if self._results is None:
@@ -428,20 +422,12 @@ class LocalCursor:
         return self
 
 
-class LocalClient:
+class LocalClient(AbstractContextManager):
     """Embedded database in a file, in place of a `pymongo.MongoClient`.
 
-    Parameters
-    ----------
-    path
-        File; the first write makes it and its folder. A file that does not exist yet has no
-        documents.
-
-    Raises
-    ------
-    LocalDatabaseError
-        In all methods, when the file cannot be read or written, is not a run database, or has
-        vanished since this client used it.
+    The first write makes the file `path` and its folder; before, it has no documents. All methods
+    raise LocalDatabaseError when the file cannot be read or written, is not a run database, or has
+    vanished since this client used it.
     """
 
     def __init__(self, path: str | Path):
@@ -465,9 +451,6 @@ class LocalClient:
         if connection is not None:
             connection.close()
             self._local.connection = None
-
-    def __enter__(self) -> "LocalClient":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

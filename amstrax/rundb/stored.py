@@ -101,16 +101,8 @@ def old_versions(
 
     Data counts as replaced only if the run has the same data type, of the lineage of the context,
     on the same host. Data that the context loads in place of its own (`EquivalentData`) and data
-    without a lineage hash are left out, as are runs with invalid options.
-
-    Parameters
-    ----------
-    st
-        Context that processes these runs.
-    runs
-        Run documents, with `FIELDS`.
-    found
-        Data of these runs; by default that in their documents.
+    without a lineage hash are left out, as are runs with invalid options. `runs` are documents with
+    `FIELDS`; `found` is data of these runs, by default that in their documents.
     """
     # Runs with equal options have equal lineages; strax asks for run 0 where there is no run
     alike: dict[str, str] = {repr({}): "0"}
@@ -237,19 +229,10 @@ def find_storage(
 ) -> Storage:
     """Return the sizes of stored data, the space left for it, and what newer data replaces.
 
-    Sizes are those in run documents, and on this host those of folders without one. Folders of this
-    host that documents name are searched, too.
-
-    Parameters
-    ----------
-    collection
-        Run documents.
-    context_of
-        Returns the context that processes a run; the same object for equal contexts.
-    folders
-        Folders of data on this host.
-    run_ids
-        Only these runs; by default all.
+    Sizes are those in run documents, and on this host those of folders without one. Besides
+    `folders`, folders of this host that documents name are searched. `context_of` returns the
+    context that processes a run, the same object for equal contexts. Only `run_ids` are looked at
+    if there are any.
     """
     asked = [f for run_id in run_ids for f in documents.run_filters(run_id)]
     runs = documents.read(collection, {"$or": asked} if asked else {}, FIELDS)
