@@ -196,22 +196,17 @@ def check_threads(files: Iterable[Path], threads: Mapping[str, int]) -> None:
 
 
 def read_file(path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
-    """Read the fragments in a live file into a new array of `dtype`, shape (n,).
-
-    A file of 0 bytes gives an empty array.
-
-    Raises
-    ------
-    InvalidOption
-        For a `compressor` that is neither ``lz4`` nor ``blosc``.
-    LiveDataCorrupted
-        (a ValueError) when the file is truncated or is not such a blob.
-    """
+    """Read the fragments in a live file into a new array of `dtype`, see `decode`."""
     return decode(path.read_bytes(), path, compressor, dtype)
 
 
 def decode(blob: bytes, path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
-    """Return the fragments in the content of a live file, as `read_file` does."""
+    """Return the fragments in the content of a live file, as an array of `dtype`, shape (n,).
+
+    A file of 0 bytes gives an empty array. Raises InvalidOption for a `compressor` that is neither
+    ``lz4`` nor ``blosc``, LiveDataCorrupted (a ValueError) when the file is truncated or is not
+    such a blob.
+    """
     decompress = _codec(compressor).decompress
     try:
         data = decompress(blob) if blob else b""

@@ -167,13 +167,9 @@ def main(args: argparse.Namespace) -> int:
 def run(options: LoopOptions, stop: Stop) -> str | None:
     """Run the loop until `stop` is set; in a dry run, return what would be submitted.
 
-    Jobs continue after the end of the loop.
-
-    Raises
-    ------
-    AmstraxError
-        When the only run to process has been given up; with ``once`` and in a dry run, when a
-        service is unreachable or a job is refused.
+    Jobs continue after the end of the loop. Raises AmstraxError when the only run to process has
+    been given up; with ``once`` and in a dry run, when a service is unreachable or a job is
+    refused.
     """
     stop.remark = "jobs go on"
     loop = Loop(options)
@@ -433,10 +429,7 @@ class Loop:
     def is_finished(self) -> bool:
         """Return whether the requested run has ended.
 
-        Raises
-        ------
-        AmstraxError
-            When the run has been given up, or has the tag ``abandon``.
+        Raises AmstraxError when the run has been given up, or has the tag ``abandon``.
         """
         run_id = self.wanted.run_id
         if run_id is None or self.trouble:

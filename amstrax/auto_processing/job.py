@@ -405,16 +405,8 @@ def check_written(
 
     Invalid data is set aside, so that it is made again when the run is processed again. Raises
     DataIncomplete when data is incomplete or damaged, or new raw data does not cover the run, which
-    `any_length` accepts.
-
-    Parameters
-    ----------
-    st
-        Context that finds the data.
-    places
-        Folder for raw data, and folder for all other data.
-    watch
-        As of `check_data`.
+    `any_length` accepts. `st` is a context that finds the data, `places` are the folders for raw
+    data and for all other data, `watch` is as of `check_data`.
     """
     raw_types = raw_data_types(st)
     new = []

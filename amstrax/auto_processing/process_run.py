@@ -281,10 +281,7 @@ def options_of_run(options: _Options, plan: Plan) -> tuple[_Options, str]:
 def check_ready(document: Mapping[str, Any]) -> None:
     """Check that a run may be processed now.
 
-    Raises
-    ------
-    RunNotReady
-        When the run is still being taken, or has the tag ``abandon``.
+    Raises RunNotReady when the run is still being taken, or has the tag ``abandon``.
     """
     name = documents.name_of(document)
     if documents.ABANDON in documents.tags_of(document):
@@ -567,12 +564,8 @@ class Step(NamedTuple):
 def folders(plan: Plan, output_folder: str | Path | None) -> tuple[Path, Path]:
     """Return the folders for raw data, and for all other data.
 
-    Without `output_folder`, they are those of the settings or the context.
-
-    Raises
-    ------
-    InvalidOption
-        When a folder of the settings does not exist.
+    Without `output_folder`, they are those of the settings or the context. Raises InvalidOption
+    when a folder of the settings does not exist.
     """
     if output_folder is not None:
         folder = settings.expanded(output_folder).absolute()

@@ -336,12 +336,7 @@ def lease(campaigns: Any, name: str) -> leases.Lease:
 def remove(campaigns: Any, name: str) -> None:
     """Remove the document of a campaign; its jobs and data stay.
 
-    Raises
-    ------
-    UsageError
-        When there is none of this name.
-    AlreadyAtWork
-        When a process submits for it.
+    Raises UsageError when there is none of this name, AlreadyAtWork when a process submits for it.
     """
     find_document(campaigns, name)
     held = lease(campaigns, name)

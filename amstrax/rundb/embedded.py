@@ -150,10 +150,8 @@ class LocalCollection:
     ) -> "InsertManyResult":
         """Insert documents; either all of them or, on an error and unlike MongoDB, none.
 
-        Raises
-        ------
-        pymongo.errors.DuplicateKeyError
-            When the collection has a document with the ``_id`` of one of these.
+        Raises pymongo.errors.DuplicateKeyError when the collection has a document with the ``_id``
+        of one of these.
         """
         ids = []
         with self.database.client._transaction() as connection:
@@ -829,10 +827,7 @@ def _fits(value: Any) -> bool:
 def id_bytes(value: Any) -> bytes:
     """Return the BSON of an ``_id``, which is equal for equal values.
 
-    Raises
-    ------
-    NotAvailable
-        For types that MongoDB refuses, or whose equal values have different BSON.
+    Raises NotAvailable for types that MongoDB refuses, or whose equal values have different BSON.
     """
     if isinstance(value, (list, tuple, re.Pattern, bson.Regex, bson.Decimal128)):
         raise NotAvailable(
