@@ -246,19 +246,10 @@ def write_chunk(
 ) -> None:
     """Write the directories of one chunk, and those of the overlaps before and after it.
 
-    Parameters
-    ----------
-    run_dir, chunk_i
-        Folder of the run, and number of the chunk.
-    records
-        Fragments of `strax.raw_record_dtype`, shape (n,), times in ns since the start of the run;
-        those outside the chunk are left out. Channels are assigned to the threads in turn.
-    threads
-        Number of threads of each readout process.
-    length, overlap
-        Durations of chunk and overlap [ns].
-    compressor
-        ``lz4`` or ``blosc``.
+    `records` are fragments of `strax.raw_record_dtype`, shape (n,), with times in ns since the
+    start of the run; those outside the chunk are left out. Channels are assigned in turn to the
+    threads, of which `threads` has the number for each readout process. `length` and `overlap` are
+    the durations of chunk and overlap [ns]; `compressor` is ``lz4`` or ``blosc``.
     """
     for part in chunk_intervals(run_dir, chunk_i, length, overlap):
         if part is None:

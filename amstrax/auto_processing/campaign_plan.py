@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import strax
 
-from amstrax import contexts, rundoc, settings
+from amstrax import contexts, rundoc, settings, strict_json
 from amstrax.auto_processing import amstraxer, process_run
 from amstrax.auto_processing.amstraxer import ProcessingOptions, to_dict_tuple
 from amstrax.auto_processing.grouping import ASSUMED, PER_RUN, Rate, measured_rate, megabytes_of
@@ -324,7 +324,7 @@ def state_of(
                 campaigns.NO_RAW_DATA, "neither live data nor raw data is on this machine"
             )
     except (OSError, RuntimeError, ValueError) as error:
-        return RunState(campaigns.FAILED, " ".join(str(error).split()))
+        return RunState(campaigns.FAILED, strict_json.one_line(error))
     return state
 
 

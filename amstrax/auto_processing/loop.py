@@ -48,17 +48,9 @@ Filter = dict[str, Any]
 class RunSelection:
     """Selection of runs to process, by detector, data types to make, and raw data types.
 
-    Attributes
-    ----------
-    run_id
-        Process only this run; None for all.
-    min_run_number
-        Smallest run number.
-    max_failures
-        Number of failures after which a run is not retried.
-    retry_pause
-        Time between the first failure of a run and the next attempt [s]; doubled by each further
-        failure.
+    Only `run_id` is processed if it is given, or else runs from `min_run_number` on. A run is not
+    retried after `max_failures`; `retry_pause` is the time between its first failure and the next
+    attempt [s], doubled by each further failure.
     """
 
     detector: str

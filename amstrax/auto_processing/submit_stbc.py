@@ -238,7 +238,7 @@ def run(
         except Exception as error:
             # Affects only this run, even if it is a bug
             log.debug("run %s", run_id, exc_info=error)
-            report.add(run_id, NOT_SUBMITTED, text=" ".join(str(error).split()))
+            report.add(run_id, NOT_SUBMITTED, text=strict_json.one_line(error))
             continue
         if why:
             report.add(run_id, "skipped", text=why)

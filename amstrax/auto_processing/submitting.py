@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amstrax import _legacy, rundoc, settings
+from amstrax import _legacy, rundoc, settings, strict_json
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Engine, Job, KnownJob
@@ -77,27 +77,12 @@ class Submission(NamedTuple):
 
 @dataclass(frozen=True)
 class JobTemplate:
-    """Jobs to submit for runs.
+    """Jobs to submit for runs: `plan` is that for ordinary runs, `script` a program with arguments.
 
-    Attributes
-    ----------
-    plan
-        Plan for ordinary runs.
-    job_folder, log_folder
-        Folders for scripts and logs.
-    script
-        Program with its first arguments.
-    processing
-        Data to make, and how.
-    more_options
-        Other options of process_run.
-    memory, queue
-        Memory of a job [MB], and queue of the batch system.
-    dry_run
-        Change nothing.
-    flat
-        Put scripts and logs directly into the folders, with logs named ``.out``, as the lab's
-        dashboard expects; otherwise into a subfolder for each run.
+    `processing` tells what data to make, and how; `more_options` are other options of process_run.
+    Jobs get `memory` [MB], and go to `queue` of the batch system. Scripts and logs are put into a
+    subfolder of `job_folder` and `log_folder` for each run; if `flat` directly into these, with
+    logs named ``.out``, as the lab's dashboard expects. With `dry_run`, nothing is changed.
     """
 
     plan: Plan
@@ -284,12 +269,7 @@ _FOLLOW = "follow"
 class _Run:
     """A run that is being submitted.
 
-    Attributes
-    ----------
-    before, status
-        Record of its last job, and its status, at the time when its lease was taken.
-    result
-        What has become of it, once that is known.
+    `before` and `status` are the record of its last job, and its status, when its lease was taken.
     """
 
     def __init__(self, run_id: str, plan: Plan, collection: Any):
@@ -421,7 +401,7 @@ class _Submitter(contextlib.AbstractContextManager):
         return (_FOLLOW,) if self._follows else plan.targets
 
     def _refusal(self, run_id: str, error: Exception) -> Submission:
-        text = " ".join(str(error).split())
+        text = strict_json.one_line(error)
         return Submission(run_id, "", self.engine.name, "", NOT_SUBMITTED, "", text, error)
 
     def _result(self, run: _Run, name: str, state: str, job_id: str = "", text: str = ""):

@@ -129,14 +129,9 @@ def state_of(document: Mapping[str, Any], followed: Collection[str] = ()) -> Sta
 
     A failed run whose job was cancelled is ``cancelled``. A pending run is ``running`` while a
     process has claimed it, or follows it; without end it is ``taking``, or ``no-end`` if it began
-    more than `LONGEST_RUN` ago. `has_state` is the filter.
-
-    Parameters
-    ----------
-    document
-        Document of the run, with the fields `STATE_FIELDS`.
-    followed
-        Names of runs that processes without claim are at work on, see `leases.runs_at_work`.
+    more than `LONGEST_RUN` ago. `has_state` is the filter. The document has the fields
+    `STATE_FIELDS`; `followed` has the names of runs that processes without claim are at work on,
+    see `leases.runs_at_work`.
     """
     status = status_of(document)
     if cancelled_by(document) is not None:

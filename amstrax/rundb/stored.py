@@ -28,16 +28,10 @@ _WORD = re.compile(r"[A-Za-z0-9]\w*", re.ASCII)
 
 
 class Stored(NamedTuple):
-    """Data of one type and lineage of a run, in one place.
+    """Data of one type and lineage of a run, on a host, with the folder of the data itself.
 
-    Attributes
-    ----------
-    run_id, data_type, lineage_hash
-        What it is; live data, and data of old entries, have no hash.
-    host, folder
-        Where it is: host, and the folder of the data itself.
-    n_bytes
-        Size on disk [bytes]; None if unknown.
+    Live data, and data of old entries, have no lineage hash. `n_bytes` is the size on disk [bytes];
+    None if unknown.
     """
 
     run_id: str
@@ -166,20 +160,11 @@ class Amount(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """What is stored, see `find_storage`.
+    """What is stored, see `find_storage`: all data, and its sums by folder and by data type.
 
-    Attributes
-    ----------
-    data
-        All data.
-    places, types
-        Sums by folder, and by data type.
-    old
-        Data that newer data replaces, see `old_versions`.
-    n_gone
-        Number of entries of run documents whose folders on this host are gone.
-    unread
-        Folders of this host that cannot be read, with the reason: sizes are without them.
+    `old` is data that newer data replaces, see `old_versions`; `n_gone` the number of entries of
+    run documents whose folders on this host are gone; `unread` has folders of this host that cannot
+    be read, with the reason: sizes are without them.
     """
 
     data: list[Stored]

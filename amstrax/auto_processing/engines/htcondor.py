@@ -14,6 +14,7 @@ from amstrax import settings
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Job, JobState, KnownJob
 from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused, NotAvailable
+from amstrax.strict_json import one_line
 
 #: Longest time that HTCondor may take for an answer [s]
 TIMEOUT = 60
@@ -209,27 +210,23 @@ def _state(ad: dict[str, Any]) -> JobState:
     """Return the state in a job's ad."""
     status = ad["JobStatus"]
     if status == _HELD:
-        why = _line(ad["HoldReason"] or "HTCondor gives no reason")
+        why = one_line(ad["HoldReason"] or "HTCondor gives no reason")
         return JobState(base.HELD, None, f"held: {why}")
     if status == _IDLE:
         why = ad["LastRejMatchReason"]
-        text = f"waits for a machine ({_line(why)} so far)" if why else "waits for a machine"
+        text = f"waits for a machine ({one_line(why)} so far)" if why else "waits for a machine"
         return JobState(base.PENDING, None, text)
     if status in (_RUNNING, _TRANSFERS, _SUSPENDED):
         return JobState(base.RUNNING, None, "suspended" if status == _SUSPENDED else "")
     if status == _REMOVED:
         why = ad["RemoveReason"]
-        return JobState(base.FAILED, None, f"cancelled ({_line(why)})" if why else "cancelled")
+        return JobState(base.FAILED, None, f"cancelled ({one_line(why)})" if why else "cancelled")
     # An ad with a signal may also have an exit code of 0
     if ad["ExitBySignal"]:
         return base.killed(int(ad["ExitSignal"] or 0))
     if ad["ExitCode"] is None:
         return JobState(base.FAILED, None, "ended, with an exit status that HTCondor does not know")
     return base.exited(int(ad["ExitCode"]))
-
-
-def _line(text: str) -> str:
-    return " ".join(str(text).split())
 
 
 class _Refused(Exception):
@@ -254,7 +251,7 @@ def _call(name: str, **arguments: Any) -> Any:
     try:
         answer = json.loads(done.stdout)
     except ValueError:
-        said = _line(done.stderr) or f"exit code {done.returncode}"
+        said = one_line(done.stderr) or f"exit code {done.returncode}"
         raise EngineUnreachable(f"HTCondor's bindings failed: {said[:500]}") from None
     if "error" not in answer:
         return answer["result"]
