@@ -196,22 +196,17 @@ def check_threads(files: Iterable[Path], threads: Mapping[str, int]) -> None:
 
 
 def read_file(path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
-    """Read the fragments in a live file into a new array of `dtype`, shape (n,).
-
-    A file of 0 bytes gives an empty array.
-
-    Raises
-    ------
-    InvalidOption
-        For a `compressor` that is neither ``lz4`` nor ``blosc``.
-    LiveDataCorrupted
-        (a ValueError) when the file is truncated or is not such a blob.
-    """
+    """Read the fragments in a live file into a new array of `dtype`, see `decode`."""
     return decode(path.read_bytes(), path, compressor, dtype)
 
 
 def decode(blob: bytes, path: Path, compressor: str, dtype: np.dtype) -> np.ndarray:
-    """Return the fragments in the content of a live file, as `read_file` does."""
+    """Return the fragments in the content of a live file, as an array of `dtype`, shape (n,).
+
+    A file of 0 bytes gives an empty array. Raises InvalidOption for a `compressor` that is neither
+    ``lz4`` nor ``blosc``, LiveDataCorrupted (a ValueError) when the file is truncated or is not
+    such a blob.
+    """
     decompress = _codec(compressor).decompress
     try:
         data = decompress(blob) if blob else b""
@@ -251,19 +246,10 @@ def write_chunk(
 ) -> None:
     """Write the directories of one chunk, and those of the overlaps before and after it.
 
-    Parameters
-    ----------
-    run_dir, chunk_i
-        Folder of the run, and number of the chunk.
-    records
-        Fragments of `strax.raw_record_dtype`, shape (n,), times in ns since the start of the run;
-        those outside the chunk are left out. Channels are assigned to the threads in turn.
-    threads
-        Number of threads of each readout process.
-    length, overlap
-        Durations of chunk and overlap [ns].
-    compressor
-        ``lz4`` or ``blosc``.
+    `records` are fragments of `strax.raw_record_dtype`, shape (n,), with times in ns since the
+    start of the run; those outside the chunk are left out. Channels are assigned in turn to the
+    threads, of which `threads` has the number for each readout process. `length` and `overlap` are
+    the durations of chunk and overlap [ns]; `compressor` is ``lz4`` or ``blosc``.
     """
     for part in chunk_intervals(run_dir, chunk_i, length, overlap):
         if part is None:

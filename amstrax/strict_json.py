@@ -66,20 +66,9 @@ def parse(
     """Return the value in a JSON text.
 
     Names in an object are unique, numbers are finite, integers have at most 8 bytes, and nesting is
-    at most `MAX_DEPTH` deep.
-
-    Parameters
-    ----------
-    text
-        JSON.
-    place
-        Path or address of the file, for messages.
-    error
-        Class of the exception for anything else; the message names the place.
-    hook
-        Converts each object, as `bson.json_util.object_hook`.
-    first_line
-        Number of the text's first line in its file.
+    at most `MAX_DEPTH` deep; anything else raises `error`, whose message names `place`, a path or
+    address, with `first_line` as the number of the text's first line there. `hook` converts each
+    object, as `bson.json_util.object_hook`.
     """
 
     def made(pairs: list[tuple[str, Any]]) -> Any:

@@ -68,18 +68,9 @@ def find_causes(
     What cannot be found out is left out, such as failed jobs while the run database is unreachable:
     its alarms stay as they are.
 
-    Parameters
-    ----------
-    detector
-        Detector of the runs.
-    collection, trends
-        Return the collections of run documents and of trends.
-    folders
-        Returns folders on disks that must not be full.
-    status_files
-        Detector -> status of its loop, as of `loop.write_status`.
-    now
-        Present time (UTC).
+    `collection` and `trends` return the collections of run documents and of trends, `folders` the
+    folders on disks that must not be full. `status_files` maps detectors to the status of their
+    loop, as of `loop.write_status`.
     """
     now = now or datetime.now(UTC)
     found: Found = {}
@@ -260,13 +251,7 @@ def _log_once(write: Callable[..., None], message: str, *details: Any) -> None:
 
 
 class Alarms:
-    """Alarms of this machine, in a file that tools share.
-
-    Parameters
-    ----------
-    path
-        The file; None for that in the folder of AMSTRAX_LOCAL_FOLDER.
-    """
+    """Alarms of this machine, in a file that tools share, by default in AMSTRAX_LOCAL_FOLDER."""
 
     #: Content of files that cannot be written, as on a full disk
     _unwritten: ClassVar[dict[Path, str]] = {}
@@ -446,12 +431,8 @@ def _to_show(known: dict[str, dict[str, Any]], detector: str) -> list[Alarm]:
 def send_mail(texts: list[str]) -> None:
     """Send a mail through the server of the settings.
 
-    A log-in is sent over TLS only, with a certificate that is verified.
-
-    Raises
-    ------
-    OSError, ValueError
-        When the server does not take it.
+    A log-in is sent over TLS only, with a certificate that is verified. Raises OSError or
+    ValueError when the server does not take the mail.
     """
     host, port = _mail_server()
     user, password = (settings.get(f"AMSTRAX_ALARM_SMTP_{x}") for x in ("USER", "PASSWORD"))
@@ -497,12 +478,8 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def post(texts: list[str]) -> None:
     """Post a message to the webhook of the settings, in the form that Mattermost and Slack take.
 
-    Raises
-    ------
-    InvalidOption
-        If its address is none of http, such as that of a file, which would take anything.
-    OSError, ValueError
-        When it does not take it.
+    Raises InvalidOption if its address is none of http, such as that of a file, which would take
+    anything; OSError or ValueError when it does not take the message.
     """
     text = "\n".join(f"amstrax: {text}" for text in texts)
     for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):

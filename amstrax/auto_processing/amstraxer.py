@@ -213,12 +213,8 @@ def make_context(
 ) -> tuple["strax.Context", ProcessingOptions]:
     """Return the context for `options`, and these with its name and the targets filled in.
 
-    ``options.run_document`` is that of `run_id`.
-
-    Raises
-    ------
-    UsageError
-        For unknown targets, options and arguments of the context.
+    ``options.run_document`` is that of `run_id`. Raises UsageError for unknown targets, options and
+    arguments of the context.
     """
     from amstrax import contexts
 

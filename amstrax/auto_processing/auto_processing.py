@@ -12,7 +12,6 @@ import logging
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +35,7 @@ from amstrax.auto_processing.loop import (
     job_states,
     key_of,
     live_jobs,
+    record_refusal,
     remove_old_job_files,
     settle,
     write_status,
@@ -167,13 +167,9 @@ def main(args: argparse.Namespace) -> int:
 def run(options: LoopOptions, stop: Stop) -> str | None:
     """Run the loop until `stop` is set; in a dry run, return what would be submitted.
 
-    Jobs continue after the end of the loop.
-
-    Raises
-    ------
-    AmstraxError
-        When the only run to process has been given up; with ``once`` and in a dry run, when a
-        service is unreachable or a job is refused.
+    Jobs continue after the end of the loop. Raises AmstraxError when the only run to process has
+    been given up; with ``once`` and in a dry run, when a service is unreachable or a job is
+    refused.
     """
     stop.remark = "jobs go on"
     loop = Loop(options)
@@ -382,29 +378,23 @@ class Loop:
 
     def _record_failure(self, document: Document, error: Exception) -> None:
         """Record that a run cannot be submitted as a failure of the run."""
-        reason = describe_error(error)
+        label = _label(document)
         if self.dry_run:
-            self.texts.append(f"# run {_label(document)} cannot be submitted: {reason}")
+            self.texts.append(f"# run {label} cannot be submitted: {describe_error(error)}")
             return
-        log.debug("run %s", _label(document), exc_info=error)
-        try:
-            if _is_tagged(document):
-                documents.set_status(self.collection, document, "pending")
-                documents.remove_tag(self.collection, document, documents.PROCESS)
-            failures = documents.record_failure(
-                self.collection, document, reason, f"refused-{uuid.uuid4().hex}"
-            )
-        except RunDatabaseError:
-            raise
-        except Exception as second:
-            self._back_off(
-                document, f"cannot be submitted: {reason}; not recorded: {describe_error(second)}"
-            )
+        log.debug("run %s", label, exc_info=error)
+        is_tagged = _is_tagged(document)
+        text, is_recorded = record_refusal(
+            self.collection, document, error, self.max_failures, is_tagged
+        )
+        if not is_recorded:
+            self._back_off(document, text)
             return
+        if is_tagged:
+            documents.remove_tag(self.collection, document, documents.PROCESS)
         self.counts["failed"] += 1
         self.backoff.note(key_of(document), failed=True)
-        outcome = consequence(failures or 0, self.max_failures)
-        log.warning("run %s cannot be submitted: %s (%s)", _label(document), reason, outcome)
+        log.warning("run %s %s", label, text)
 
     def _back_off(self, document: Document, why: str) -> None:
         """Back off from a run, longer each time, and log why unless it is backed off already."""
@@ -439,10 +429,7 @@ class Loop:
     def is_finished(self) -> bool:
         """Return whether the requested run has ended.
 
-        Raises
-        ------
-        AmstraxError
-            When the run has been given up, or has the tag ``abandon``.
+        Raises AmstraxError when the run has been given up, or has the tag ``abandon``.
         """
         run_id = self.wanted.run_id
         if run_id is None or self.trouble:

@@ -1,8 +1,8 @@
 """Run campaigns: submit their runs in waves, follow the jobs, and report."""
 
+import itertools
 import logging
 import time
-import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from amstrax.auto_processing import campaign_plan, engines, submitting
 from amstrax.auto_processing.engines.base import JobState
-from amstrax.auto_processing.grouping import ONE_RUN_A_JOB, Grouping
+from amstrax.auto_processing.grouping import ONE_RUN_A_JOB, Grouping, last_processing
 from amstrax.auto_processing.loop import (
     Followed,
     begun_jobs,
-    consequence,
     followed_runs,
     job_states,
     live_jobs,
+    record_refusal,
     settle,
 )
 from amstrax.auto_processing.submitting import JobTemplate, Submission
@@ -136,12 +136,8 @@ def run(campaign: Campaign, template: JobTemplate, options: LoopOptions, stop: S
     """Run a campaign until all its runs have ended, or `stop` is set; jobs go on then.
 
     While another process runs the same campaign, this one shows its progress, and takes over when
-    that process ends.
-
-    Raises
-    ------
-    UsageError
-        When this amstrax makes other data than planned, or the campaign is removed.
+    that process ends. Raises UsageError when this amstrax makes other data than planned, or the
+    campaign is removed.
     """
     stop.remark = "jobs go on; start it again to continue"
     loop = Loop(campaign, template, options, stop)
@@ -290,21 +286,19 @@ class Loop:
     def _next(self, limit: int) -> list[str]:
         """Return the names of at most `limit` runs to submit now."""
         left = self._backoff.names()
-        found = []
-        for name in self.campaign.runs:
-            state = self.states.get(name)
-            if state and state.state == campaigns.WAITING and state.is_due and name not in left:
-                found.append(name)
-                if len(found) == limit:
-                    break
-        return found
+        ready = (
+            name
+            for name in self.campaign.runs
+            if name in self.states and _is_ready(self.states[name]) and name not in left
+        )
+        return list(itertools.islice(ready, limit))
 
     def _submit(self, n_jobs: int) -> str:
         """Submit up to so many jobs; return what submission waits for."""
         names = self._next(n_jobs * self.options.grouping.most)
         # Read again: other processes may have changed them
         self._refresh(names)
-        names = [name for name in names if self._is_ready(name)]
+        names = [name for name in names if _is_ready(self.states[name])]
         if not names:
             return ""
         fitting, lack = self._that_fit(names)
@@ -322,10 +316,6 @@ class Loop:
             results = submitting.submit_groups(self.template, part, self.runs, self.engine, new)
             self._record(names, results)
         return ""
-
-    def _is_ready(self, name: str) -> bool:
-        state = self.states[name]
-        return state.state == campaigns.WAITING and state.is_due
 
     def _that_fit(self, names: Sequence[str]) -> tuple[list[str], str]:
         """Return the runs whose output fits on the disk, and a text on what it lacks."""
@@ -373,27 +363,13 @@ class Loop:
     def _fail(self, name: str, error: Exception) -> None:
         """Record that a run cannot be submitted as a failure of the run."""
         log.debug("run %s", name, exc_info=error)
-        reason = base.describe_error(error)
         self._backoff.note(name, failed=True)
-        try:
-            if self.states[name].is_new:
-                documents.set_status(self.runs, name, "pending")
-            failures = documents.record_failure(
-                self.runs, name, reason, f"refused-{uuid.uuid4().hex}"
-            )
-        except RunDatabaseError:
-            raise
-        except Exception as second:
-            log.warning(
-                "run %s cannot be submitted: %s; not recorded: %s",
-                name,
-                reason,
-                base.describe_error(second),
-            )
-            return
-        outcome = consequence(failures or 0, self.campaign.max_failures)
-        log.warning("run %s cannot be submitted: %s (%s)", name, reason, outcome)
-        self._refresh([name])
+        text, is_recorded = record_refusal(
+            self.runs, name, error, self.campaign.max_failures, self.states[name].is_new
+        )
+        log.warning("run %s %s", name, text)
+        if is_recorded:
+            self._refresh([name])
 
     def _back_off(self, name: str, why: str) -> None:
         """Back off from a run, longer each time, and log why unless it is backed off already."""
@@ -431,25 +407,17 @@ class Loop:
         return not any(state.state in campaigns.OPEN_STATES for state in self.states.values())
 
 
+def _is_ready(state: RunState) -> bool:
+    return state.state == campaigns.WAITING and state.is_due
+
+
 def retry(
-    campaign: Campaign, runs: Any, names: Collection[str] = (), user: str = ""
+    campaign: Campaign, runs: Any, names: Collection[str], user: str
 ) -> tuple[list[str], dict[str, str]]:
     """Set failed runs of a campaign pending; return their names, and why others are left alone.
 
-    Parameters
-    ----------
-    runs
-        Collection of run documents.
-    names
-        Runs of the campaign, also those whose job is on a machine that is gone; by default all
-        that have failed. A run that a process has claimed is left alone.
-    user
-        Who asks for it.
-
-    Raises
-    ------
-    UsageError
-        When a run is not of this campaign.
+    With `names`, also runs whose job is on a machine that is gone; else all that have failed. A run
+    that a process has claimed is left alone. Raises UsageError when a run is not of this campaign.
     """
     for name in names:
         if name not in campaign.index:
@@ -489,7 +457,7 @@ class Row(NamedTuple):
 
 
 #: Fields of a run document for `report`, in addition to `campaigns.FIELDS`
-_HISTORY = tuple(f"processing_history.{name}" for name in ("action", "status", "time", "targets"))
+_HISTORY = tuple(f"processing_history.{name}" for name in ("action", "status", "time"))
 
 
 def report(campaign: Campaign, runs: Any) -> list[Row]:
@@ -503,7 +471,7 @@ def report(campaign: Campaign, runs: Any) -> list[Row]:
             rows.append(Row(name, campaigns.FAILED, mb, None, 0, None, GONE))
             continue
         state = campaign_plan.state_of(campaign, document, now)
-        last = campaign_plan.last_processing(document)
+        last = last_processing(document)
         is_ours = state.state == campaigns.DONE and last is not None and last[0] > campaign.time
         seconds = last[1] if is_ours and last else None
         failures = documents.failures_of(document) if not state.is_new else 0

@@ -1,6 +1,5 @@
 """Plan campaigns: what is to be made of which runs, and what that takes."""
 
-import contextlib
 import json
 import logging
 import shutil
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 import strax
 
-from amstrax import contexts, rundoc, settings
+from amstrax import contexts, rundoc, settings, strict_json
 from amstrax.auto_processing import amstraxer, process_run
 from amstrax.auto_processing.amstraxer import ProcessingOptions, to_dict_tuple
 from amstrax.auto_processing.grouping import ASSUMED, PER_RUN, Rate, measured_rate, megabytes_of
@@ -167,25 +166,9 @@ def make_plan(
 ) -> Planned:
     """Return the plan of a campaign; nothing is changed.
 
-    Parameters
-    ----------
-    name
-        Name of the campaign.
-    run_ids
-        Names of the runs.
-    options, more_options
-        Data to make, and other options of process_run.
-    runs
-        Collection of run documents.
-    max_failures
-        Failures after which a run is given up.
-    watch
-        Wraps the iterator of runs, for example with a progress bar.
-
-    Raises
-    ------
-    UsageError
-        When an option is invalid, no folder for data is set, or no run is in the run database.
+    `runs` is the collection of run documents; `watch` wraps the iterator of runs, for example with
+    a progress bar. Raises UsageError when an option is invalid, no folder for data is set, or no
+    run is in the run database.
     """
     campaigns.check_name(name)
     plan = process_run.find_plan(options, check_corrections=True)
@@ -220,7 +203,7 @@ def make_plan(
     )
     states = {name: state_of(campaign, found[name]) for name in known}
     rates = measure(runs, plan)
-    sizes = [_input_mb(found[name], plan) for name in watch(known)]
+    sizes = [megabytes_of(found[name], plan) for name in watch(known)]
     measured = [mb for mb in sizes if mb is not None]
     mean = sum(measured) / len(measured) if measured else _MB_OF_RUN
     mb = [mean if size is None else size for size in sizes]
@@ -341,7 +324,7 @@ def state_of(
                 campaigns.NO_RAW_DATA, "neither live data nor raw data is on this machine"
             )
     except (OSError, RuntimeError, ValueError) as error:
-        return RunState(campaigns.FAILED, " ".join(str(error).split()))
+        return RunState(campaigns.FAILED, strict_json.one_line(error))
     return state
 
 
@@ -361,18 +344,6 @@ def has_input(campaign: Campaign, document: Mapping[str, Any]) -> bool:
     return any(folder.is_dir() for folder in folders)
 
 
-def _input_mb(document: Mapping[str, Any], plan: process_run.Plan) -> float | None:
-    """Return `megabytes_of`, also of live data on this machine that only the document names."""
-    size = megabytes_of(document, plan)
-    here = documents.data_of(document, type="live", host=documents.this_host())
-    with contextlib.suppress(OSError, RuntimeError, ValueError):
-        for entry in here if size is None else ():
-            folder = rundoc.check_location(entry.get("location"))
-            run_dir = folder / rundoc.check_run_name(documents.name_of(document))
-            return sum(path.stat().st_size for path in run_dir.glob("*/*")) / 1e6 or None
-    return size
-
-
 def _sizes(document: Mapping[str, Any]) -> dict[str, float]:
     """Return the size of the last registered data of each type [MB]."""
     return {
@@ -380,25 +351,6 @@ def _sizes(document: Mapping[str, Any]) -> dict[str, float]:
         for entry in documents.data_of(document)
         if isinstance(entry.get("size_mb"), (int, float)) and isinstance(entry.get("type"), str)
     }
-
-
-def last_processing(document: Mapping[str, Any]) -> tuple[Any, float, tuple[str, ...]] | None:
-    """Return end, length [s] and targets of the last processing of a run that has ended well."""
-    history = document.get("processing_history")
-    begin, found = None, None
-    for entry in history if isinstance(history, list) else ():
-        if not isinstance(entry, Mapping):
-            continue
-        time, action = documents.utc_time_of(entry, "time"), entry.get("action")
-        if action == "process_run_start":
-            begin = time
-        elif action == "process_run_end" and begin and time:
-            if entry.get("status") == "done":
-                targets = entry.get("targets")
-                its = tuple(map(str, targets)) if isinstance(targets, list) else ()
-                found = (time, (time - begin).total_seconds(), its)
-            begin = None
-    return found
 
 
 def measure(runs: Any, plan: process_run.Plan) -> Rates:

@@ -393,20 +393,10 @@ def delete_data(
 ) -> int:
     """Delete data of one lineage from this machine, and return its size [bytes].
 
-    An interrupted deletion is completed by the next call.
-
-    Parameters
-    ----------
-    folders
-        Folders to look in, besides those in the run document.
-    only
-        Delete it in this folder only; by default in all.
-
-    Raises
-    ------
-    DeletionRefused
-        When the data is not on this machine, the run is being processed, or no other lineage of
-        the data type is stored here.
+    It is deleted in all folders that the run document names and in `folders`, or in `only`. An
+    interrupted deletion is completed by the next call. Raises DeletionRefused when the data is not
+    on this machine, the run is being processed, or no other lineage of the data type is stored
+    here.
     """
     its = f"{data_type} {lineage_hash} of run {run_id}"
     if not all(map(stored.is_word, (run_id, data_type, lineage_hash))):

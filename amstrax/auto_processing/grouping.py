@@ -5,18 +5,20 @@ come from run documents: sizes of raw or live data, and ``processing_history``.
 """
 
 import argparse
+import contextlib
+import itertools
 import logging
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from amstrax import rundoc, settings
 from amstrax.auto_processing.process_run import Plan, plan_with_nai
 from amstrax.commands import base as commands
 from amstrax.exceptions import InvalidRunDocument
-from amstrax.rundb import documents
+from amstrax.rundb import documents, stored
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ PER_RUN = 1.0
 _MEASURED_RUNS = 50
 # Rates already reported
 _said: dict[Plan, str] = {}
-_FIELDS = (*("name", "number", "start", "end"), *("data.type", "data.size_mb"))
+_FIELDS = ("name", "number", *(f"data.{x}" for x in ("type", "size_mb", "host", "location")))
 
 
 class Rate(NamedTuple):
@@ -126,7 +128,8 @@ def estimated_times(run_ids: Sequence[str], collection: Any, plan: Plan) -> dict
 def megabytes_of(document: Mapping[str, Any], plan: Plan) -> float | None:
     """Return the size of a run's raw data, or else of its live data [MB]; None if it is unknown.
 
-    It is the one in the run document or, for live data on this machine, that of its files.
+    It is the one in the run document or, for live data on this machine, that of its files, in the
+    folder of the settings or the one that the document names.
     """
     for kinds in (plan.raw_types, ("live",)):
         entries = [entry for kind in kinds for entry in documents.data_of(document, type=kind)]
@@ -134,20 +137,14 @@ def megabytes_of(document: Mapping[str, Any], plan: Plan) -> float | None:
         if sizes:
             # Several raw data types are parts of a run; several copies are not
             return sum(sizes) if kinds != ("live",) else max(sizes)
-    folder = settings.live_data(plan.detector)
-    if folder is None:
-        return None
-    try:
-        run_dir = folder / rundoc.check_run_name(documents.name_of(document))
-        return _size(run_dir) / 1e6 or None
-    except (OSError, InvalidRunDocument):
-        return None
-
-
-def _size(folder: Path) -> int:
-    """Return the size of the files in the chunks of a run [bytes]."""
-    chunks = (chunk for chunk in folder.iterdir() if chunk.is_dir())
-    return sum(file.stat().st_size for chunk in chunks for file in chunk.iterdir())
+    here = documents.data_of(document, type="live", host=documents.this_host())
+    registered = (rundoc.check_location(entry.get("location")) for entry in here)
+    with contextlib.suppress(InvalidRunDocument):
+        name = rundoc.check_run_name(documents.name_of(document))
+        for folder in itertools.chain([settings.live_data(plan.detector)], registered):
+            if folder is not None and (n_bytes := stored.size_of(str(folder / name))):
+                return n_bytes / 1e6
+    return None
 
 
 def measured_rate(collection: Any, plan: Plan) -> Rate | None:
@@ -168,26 +165,27 @@ def measured_rate(collection: Any, plan: Plan) -> Rate | None:
     )
     rates = []
     for document in found:
-        megabytes, seconds = megabytes_of(document, plan), _seconds(document)
-        if megabytes and seconds:
-            rates.append(seconds / megabytes)
+        megabytes, last = megabytes_of(document, plan), last_processing(document)
+        if megabytes and last is not None and last[1] > 0:
+            rates.append(last[1] / megabytes)
     return Rate(statistics.median(rates), len(rates)) if rates else None
 
 
-def _seconds(document: Mapping[str, Any]) -> float | None:
-    """Return the time from the beginning to the end of a run's last processing [s]."""
+def last_processing(document: Mapping[str, Any]) -> tuple[datetime, float] | None:
+    """Return end and length [s] of the last processing of a run that has ended well."""
     history = document.get("processing_history")
-    began = None
-    seconds = None
-    for entry in history if isinstance(history, Iterable) else ():
+    begin, found = None, None
+    for entry in history if isinstance(history, list) else ():
         if not isinstance(entry, Mapping):
             continue
-        time = documents.utc_time_of(entry, "time")
-        if entry.get("action") == "process_run_start":
-            began = time
-        elif entry.get("action") == "process_run_end" and time is not None and began is not None:
-            seconds = (time - began).total_seconds() if entry.get("status") == "done" else None
-    return seconds if seconds is not None and seconds > 0 else None
+        time, action = documents.utc_time_of(entry, "time"), entry.get("action")
+        if action == "process_run_start":
+            begin = time
+        elif action == "process_run_end" and begin and time:
+            if entry.get("status") == "done":
+                found = time, (time - begin).total_seconds()
+            begin = None
+    return found
 
 
 def _number(value: Any) -> float | None:

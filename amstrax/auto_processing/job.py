@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fcntl
+import functools
 import gc
 import io
 import json
@@ -179,10 +180,7 @@ def run_strax_tool(
     option: str = "--output",
 ) -> int:
     """Do the work of a command that runs strax as `base.run_tool`; log output of strax as DEBUG."""
-
-    def around(stop: Stop) -> contextlib.AbstractContextManager:
-        return _output_to_log(logger, stop)
-
+    around = functools.partial(_output_to_log, logger)
     return base.run_tool(args, logger, work, what, folder, option, around=around)
 
 
@@ -277,12 +275,8 @@ class Source:
 def sole_worker(folder: Path, run_id: str) -> Iterator[None]:
     """Hold the lock for writing data of a run into a folder, in a with block.
 
-    The operating system releases the lock when the process ends or is killed.
-
-    Raises
-    ------
-    AlreadyAtWork
-        When another process holds it.
+    The operating system releases the lock when the process ends or is killed. Raises AlreadyAtWork
+    when another process holds it.
     """
     path = folder / leases.LOCK_FILE
     is_new = not path.exists()
@@ -333,19 +327,9 @@ def check_data(
 ) -> dict[str, Any]:
     """Load all data in a folder, compare it with its metadata, and return the metadata.
 
-    Parameters
-    ----------
-    path
-        Folder of the data.
-    raw_range
-        Start and end of the run's raw data [ns since unix epoch], which the data must have too.
-    watch
-        Called before each chunk; may raise.
-
-    Raises
-    ------
-    DataIncomplete
-        When the data cannot be loaded, or is incomplete or damaged.
+    `raw_range` is the start and end of the run's raw data [ns since unix epoch], which the data
+    must have too; `watch` is called before each chunk, and may raise. Raises DataIncomplete when
+    the data cannot be loaded, or is incomplete or damaged.
     """
     backend = CheckedBackend()
     chunks: list[tuple[int, int]] = []
@@ -419,27 +403,10 @@ def check_written(
 ) -> Iterator[tuple[strax.DataKey, Path, dict[str, Any]]]:
     """Check stored data that is not in the run document; yield key, folder and metadata of each.
 
-    Invalid data is set aside, so that it is made again when the run is processed again.
-
-    Parameters
-    ----------
-    st
-        Context that finds the data.
-    run_id
-        Run.
-    document
-        Run document.
-    places
-        Folder for raw data, and folder for all other data.
-    any_length
-        Accept raw data that does not cover the run.
-    watch
-        As of `check_data`.
-
-    Raises
-    ------
-    DataIncomplete
-        When data is incomplete or damaged, or new raw data does not cover the run.
+    Invalid data is set aside, so that it is made again when the run is processed again. Raises
+    DataIncomplete when data is incomplete or damaged, or new raw data does not cover the run, which
+    `any_length` accepts. `st` is a context that finds the data, `places` are the folders for raw
+    data and for all other data, `watch` is as of `check_data`.
     """
     # With the options of this moment, which are compared only once then
     st, raw_types = st._of_run(run_id), raw_data_types(st)
@@ -515,18 +482,9 @@ _BAR_WITHOUT_END = "{desc}: {n:.1f} s [{elapsed}{postfix}]"
 class Progress:
     """Report the progress of processing a run, and that functions are compiled.
 
-    Speed and time left do not count the time of compiling.
-
-    Parameters
-    ----------
-    what
-        Data type and run, for messages.
-    start
-        Start of the run [ns since unix epoch].
-    duration
-        Duration of the run [s]; None if unknown.
-    show_bar
-        Show a bar instead of lines.
+    Speed and time left do not count the time of compiling. `what` names data type and run; `start`
+    is that of the run [ns since unix epoch], `duration` its duration [s], None if unknown. With
+    `show_bar`, a bar replaces log lines.
     """
 
     def __init__(self, what: str, start: int, duration: float | None, show_bar: bool):

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import time
+import uuid
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,8 +17,13 @@ from typing import Any, NamedTuple
 import amstrax
 from amstrax import rundoc, settings, strict_json
 from amstrax.auto_processing.engines.base import DONE, GONE, HELD, UNKNOWN, Engine, JobState
-from amstrax.commands.base import FIRST_BACKOFF, LEFT_TO_ANOTHER, LONGEST_BACKOFF
-from amstrax.exceptions import AmstraxError, InvalidOption
+from amstrax.commands.base import (
+    FIRST_BACKOFF,
+    LEFT_TO_ANOTHER,
+    LONGEST_BACKOFF,
+    describe_error,
+)
+from amstrax.exceptions import AmstraxError, InvalidOption, RunDatabaseError
 from amstrax.rundb import documents, leases
 
 log = logging.getLogger(__name__)
@@ -42,17 +48,9 @@ Filter = dict[str, Any]
 class RunSelection:
     """Selection of runs to process, by detector, data types to make, and raw data types.
 
-    Attributes
-    ----------
-    run_id
-        Process only this run; None for all.
-    min_run_number
-        Smallest run number.
-    max_failures
-        Number of failures after which a run is not retried.
-    retry_pause
-        Time between the first failure of a run and the next attempt [s]; doubled by each further
-        failure.
+    Only `run_id` is processed if it is given, or else runs from `min_run_number` on. A run is not
+    retried after `max_failures`; `retry_pause` is the time between its first failure and the next
+    attempt [s], doubled by each further failure.
     """
 
     detector: str
@@ -179,10 +177,8 @@ def key_of(document: Document) -> str:
 def has_source(document: Document, wanted: RunSelection) -> bool:
     """Return whether a run's live data, or its raw data, is on this machine.
 
-    Raises
-    ------
-    OSError, RuntimeError, ValueError
-        When a folder in the document cannot be read, or the name of the run is invalid.
+    Raises OSError, RuntimeError or ValueError when a folder in the document cannot be read, or the
+    name of the run is invalid.
     """
     name = rundoc.check_run_name(documents.name_of(document))
     folder = settings.live_data(wanted.detector)
@@ -360,6 +356,25 @@ def _has_ended_elsewhere(run: Followed, now: datetime) -> bool:
     return not known or now - max(known) > timedelta(seconds=SILENCE)
 
 
+def record_refusal(
+    collection: Any, run: str | Document, error: Exception, max_failures: int, is_new: bool
+) -> tuple[str, bool]:
+    """Record that a run cannot be submitted as a failure; return a text, and whether it worked.
+
+    With `is_new`, earlier failures of the run do not count.
+    """
+    reason = describe_error(error)
+    try:
+        if is_new:
+            documents.set_status(collection, run, "pending")
+        failures = documents.record_failure(collection, run, reason, f"refused-{uuid.uuid4().hex}")
+    except RunDatabaseError:
+        raise
+    except Exception as second:
+        return f"cannot be submitted: {reason}; not recorded: {describe_error(second)}", False
+    return f"cannot be submitted: {reason} ({consequence(failures or 0, max_failures)})", True
+
+
 def consequence(failures: int, max_failures: int) -> str:
     """Return the consequence of a number of failures, for messages."""
     if failures >= max_failures:
@@ -421,12 +436,8 @@ def cancel(collection: Any, engine: Engine, run_id: str, user: str) -> str:
     goes on with the others: it leaves this one when it renews its claim next, within a twelfth of
     the lifetime of a claim.
 
-    Raises
-    ------
-    RunNotFound, EngineUnreachable
-        When the run does not exist, or the engine does not answer.
-    InvalidOption
-        When it has no job that can be ended from this machine, or the job has ended meanwhile.
+    Raises RunNotFound, EngineUnreachable, and InvalidOption when the run has no job that can be
+    ended from this machine, or the job has ended meanwhile.
     """
     document = documents.find_run(collection, run_id, None, _FIELDS)
     name = documents.name_of(document) or run_id
@@ -500,12 +511,7 @@ def write_status(path: Path, content: Mapping[str, Any]) -> None:
 def read_status(path: Path) -> tuple[dict[str, Any], datetime] | None:
     """Load a file of `write_status`, and return its content and time; None without the file.
 
-    Raises
-    ------
-    OSError
-        When the file exists and cannot be read.
-    InvalidOption
-        When the file is no status file.
+    Raises OSError when the file exists and cannot be read, InvalidOption when it is no status file.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -529,14 +535,8 @@ def remove_old_job_files(
 ) -> int:
     """Remove old scripts and logs of jobs; return their number.
 
-    Links, files with other names, and files of runs for which `is_alive` is true are kept.
-
-    Parameters
-    ----------
-    folders
-        Folders for scripts and logs, each with a folder for each run.
-    keep
-        Time since the last write after which files are removed [s].
+    Each of the folders has a folder for each run. Files without a write for the time `keep` [s] are
+    removed. Links, files with other names, and files of runs for which `is_alive` is true are kept.
     """
     before, removed = time.time() - keep, 0
     for path in (path for folder in folders for path in folder.glob("*")):

@@ -281,10 +281,7 @@ def options_of_run(options: _Options, plan: Plan) -> tuple[_Options, str]:
 def check_ready(document: Mapping[str, Any]) -> None:
     """Check that a run may be processed now.
 
-    Raises
-    ------
-    RunNotReady
-        When the run is still being taken, or has the tag ``abandon``.
+    Raises RunNotReady when the run is still being taken, or has the tag ``abandon``.
     """
     name = documents.name_of(document)
     if documents.ABANDON in documents.tags_of(document):
@@ -345,12 +342,13 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
             claim.set_status("running", job=_job_record(claim, document, plan))
         history = History(claim, plan, options.is_online)
         try:
-            claim.check_only_document()
+            claim.call(documents.find_only, ["_id"])
             st = _make_and_register(run_id, options, document, history, stop)
         except Postponed as error:
             if not options.leave_status:
                 # Only a job that is followed may leave it submitted
-                claim.give_back("submitted" if options.attempt else "pending", str(error))
+                status = "submitted" if options.attempt else "pending"
+                claim.set_status(status, str(error), keep_failures=True)
             raise
         except Exception as error:
             claim.check()
@@ -369,7 +367,7 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
         if not options.leave_status:
             claim.set_status("done")
         if documents.PROCESS in documents.tags_of(document):
-            claim.remove_tag(documents.PROCESS)
+            claim.call(documents.remove_tag, documents.PROCESS)
     if options.trends:
         _record_trends(st, run_id, plan, options)
     seconds = time.monotonic() - began
@@ -576,12 +574,8 @@ class Step(NamedTuple):
 def folders(plan: Plan, output_folder: str | Path | None) -> tuple[Path, Path]:
     """Return the folders for raw data, and for all other data.
 
-    Without `output_folder`, they are those of the settings or the context.
-
-    Raises
-    ------
-    InvalidOption
-        When a folder of the settings does not exist.
+    Without `output_folder`, they are those of the settings or the context. Raises InvalidOption
+    when a folder of the settings does not exist.
     """
     if output_folder is not None:
         folder = settings.expanded(output_folder).absolute()

@@ -127,18 +127,15 @@ def copy(
 
     Parameters
     ----------
-    source
-        Folder to copy.
-    place
-        Folder of the copy; its parent must exist.
+    source, place
+        Folder to copy, and that of the copy, whose parent must exist.
     bandwidth
         Largest bandwidth [kB/s].
     by_checksum
         Also compare the content of files with equal size and time. Slow.
-    stopped
-        Called at intervals; when it returns True, the copy is interrupted.
-    on_bytes
-        Called with the amount copied [bytes].
+    stopped, on_bytes
+        Called at intervals: the first returns True to interrupt the copy, the second gets the
+        amount copied [bytes].
     remove
         Names of files and folders to remove from the copy.
     """

@@ -198,14 +198,8 @@ def run(
     """Submit jobs for the runs of a query until `stop` is set, and add the results to a report.
 
     With `again`, also runs that are done are submitted; `max_runs` limits the number of runs, and
-    `grouping` tells which runs share a job.
-
-    Raises
-    ------
-    UsageError
-        When the query is invalid, or finds no run.
-    AmstraxError
-        When nothing (more) can be submitted.
+    `grouping` tells which runs share a job. Raises UsageError when the query is invalid, or finds
+    no run; AmstraxError when nothing (more) can be submitted.
     """
     engine = engines.get(engine_name or settings.engine())
     collection = get_mongo_collection(template.plan.detector)
@@ -244,7 +238,7 @@ def run(
         except Exception as error:
             # Affects only this run, even if it is a bug
             log.debug("run %s", run_id, exc_info=error)
-            report.add(run_id, NOT_SUBMITTED, text=" ".join(str(error).split()))
+            report.add(run_id, NOT_SUBMITTED, text=strict_json.one_line(error))
             continue
         if why:
             report.add(run_id, "skipped", text=why)
@@ -281,10 +275,7 @@ def why_done(template: JobTemplate, run_id: str, collection: Any) -> str:
 def find_runs(collection: Any, query: RunQuery) -> list[str]:
     """Return the names of the runs of a query: named ones in that order, without duplicates.
 
-    Raises
-    ------
-    UsageError
-        When the query is empty, invalid, or finds no run.
+    Raises UsageError when the query is empty, invalid, or finds no run.
     """
     named, conditions = query.named(), query.conditions()
     if not conditions and not named:

@@ -6,6 +6,7 @@ finds in the engine.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from amstrax import _legacy, rundoc, settings
+from amstrax import _legacy, rundoc, settings, strict_json
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Engine, Job, KnownJob
@@ -76,27 +77,12 @@ class Submission(NamedTuple):
 
 @dataclass(frozen=True)
 class JobTemplate:
-    """Jobs to submit for runs.
+    """Jobs to submit for runs: `plan` is that for ordinary runs, `script` a program with arguments.
 
-    Attributes
-    ----------
-    plan
-        Plan for ordinary runs.
-    job_folder, log_folder
-        Folders for scripts and logs.
-    script
-        Program with its first arguments.
-    processing
-        Data to make, and how.
-    more_options
-        Other options of process_run.
-    memory, queue
-        Memory of a job [MB], and queue of the batch system.
-    dry_run
-        Change nothing.
-    flat
-        Put scripts and logs directly into the folders, with logs named ``.out``, as the lab's
-        dashboard expects; otherwise into a subfolder for each run.
+    `processing` tells what data to make, and how; `more_options` are other options of process_run.
+    Jobs get `memory` [MB], and go to `queue` of the batch system. Scripts and logs are put into a
+    subfolder of `job_folder` and `log_folder` for each run; if `flat` directly into these, with
+    logs named ``.out``, as the lab's dashboard expects. With `dry_run`, nothing is changed.
     """
 
     plan: Plan
@@ -142,26 +128,12 @@ def make_job_template(
     more_options: Sequence[str] = (),
     flat: bool = False,
 ) -> JobTemplate:
-    """Return the template of jobs that make data.
+    """Return the template of jobs that make data; other parameters are those of `JobTemplate`.
 
-    Other parameters are those of `JobTemplate`; memory and queue are by default those of the
-    settings.
-
-    Parameters
-    ----------
-    options
-        Data to make; jobs get those options that `submit_stbc` has.
-    script
-        Name of a tool of this package, or a file.
-    more_options
-        Other options of process_run.
-
-    Raises
-    ------
-    UsageError, CorrectionError
-        As of `find_plan`.
-    InvalidOption
-        When the script does not exist, or a setting is invalid.
+    Jobs get those `options` that `submit_stbc` has, and `more_options` of process_run. The script
+    is the name of a tool of this package, or a file. Memory [MB] and queue are by default those of
+    the settings. Raises errors of `find_plan`, and InvalidOption when the script does not exist or
+    a setting is invalid.
     """
     plan = find_plan(options, check_corrections=True)
     return JobTemplate(
@@ -230,10 +202,8 @@ def submit(
 
     Raises
     ------
-    RunNotFound
-        When there is no such run.
-    InvalidRunDocument
-        When the run has several documents, or an invalid one.
+    RunNotFound, InvalidRunDocument
+        When there is no such run, or it has several documents or an invalid one.
     RunNotReady
         When the run is being taken, or has the tag ``abandon``.
     JobRefused
@@ -261,26 +231,13 @@ def submit_groups(
     A job processes the runs of its group one after the other. A run that has a job, is at work
     elsewhere, or cannot be processed stays out of its group, and does not stop the others: its
     state is ``alive already``, ``busy``, or ``not submitted`` with the error. Runs of a group that
-    need another context or other targets, such as LED runs, get a job of their own.
+    need another context or other targets, such as LED runs, get a job of their own. A group of one
+    run gets the same job as from `submit`. On Slurm all jobs of a call are one job array, on
+    HTCondor one cluster.
 
-    On Slurm all jobs of a call are one job array, on HTCondor one cluster.
-
-    Parameters
-    ----------
-    template
-        Jobs to submit; ``memory`` and ``queue`` are those of each job.
-    groups
-        Names of runs; a group of one run gets the same job as from `submit`.
-    reset_failures
-        Clear earlier failures of all runs, or of the runs with these names.
-
-    Raises
-    ------
-    EngineUnreachable
-        When the engine does not answer. The next submission of these runs adopts jobs that the
-        engine has accepted.
-    RunDatabaseError
-        When the run database cannot be reached.
+    `reset_failures` clears earlier failures of all runs, or of the runs with these names. Raises
+    EngineUnreachable (the next submission of these runs adopts jobs that the engine has accepted)
+    and RunDatabaseError.
     """
     with _Submitter(template, collection, engine, reset_failures) as submitter:
         for group in groups:
@@ -292,19 +249,9 @@ def follow(template: JobTemplate, run_id: str, collection: Any, engine: Engine) 
     """Submit a job in which ``amstraxer`` follows a run while it is taken, unless it has one.
 
     The status of the run stays: what is made is registered when the run is processed, after its
-    end. The state is ``submitted``, ``alive already``, ``busy`` or ``dry run``, as of `submit`.
-
-    Parameters
-    ----------
-    template
-        With the script ``amstraxer``.
-
-    Raises
-    ------
-    UsageError
-        When the run has ended.
-    RunNotFound, InvalidRunDocument, JobRefused, EngineUnreachable, RunDatabaseError
-        As of `submit`.
+    end. The script of the template is ``amstraxer``. The state of the result is ``submitted``,
+    ``alive already``, ``busy`` or ``dry run``, as of `submit`. Raises UsageError when the run has
+    ended, otherwise errors of `submit`.
     """
     document = documents.find_only(collection, run_id, PLAN_FIELDS)
     name = rundoc.check_run_name(documents.name_of(document))
@@ -322,12 +269,7 @@ _FOLLOW = "follow"
 class _Run:
     """A run that is being submitted.
 
-    Attributes
-    ----------
-    before, status
-        Record of its last job, and its status, at the time when its lease was taken.
-    result
-        What has become of it, once that is known.
+    `before` and `status` are the record of its last job, and its status, when its lease was taken.
     """
 
     def __init__(self, run_id: str, plan: Plan, collection: Any):
@@ -374,7 +316,7 @@ class _Run:
         )
 
 
-class _Submitter:
+class _Submitter(contextlib.AbstractContextManager):
     """Submits jobs; a context manager that holds the leases of runs until they are submitted."""
 
     def __init__(
@@ -397,9 +339,6 @@ class _Submitter:
         self._jobs: list[tuple[Job, dict[int, _Run]]] = []
         self._held: list[_Run] = []
         self._held_since = 0.0
-
-    def __enter__(self) -> "_Submitter":
-        return self
 
     def __exit__(self, *_error: Any) -> None:
         for run in self._held:
@@ -462,7 +401,7 @@ class _Submitter:
         return (_FOLLOW,) if self._follows else plan.targets
 
     def _refusal(self, run_id: str, error: Exception) -> Submission:
-        text = " ".join(str(error).split())
+        text = strict_json.one_line(error)
         return Submission(run_id, "", self.engine.name, "", NOT_SUBMITTED, "", text, error)
 
     def _result(self, run: _Run, name: str, state: str, job_id: str = "", text: str = ""):

@@ -65,17 +65,11 @@ def supervise(module: str, args: argparse.Namespace, logger: logging.Logger) -> 
     It is 0 when all runs are done, 1 when one has failed or was not begun, 2 when all were refused
     for wrong use, and else 75 when another process has a run.
 
-    Parameters
-    ----------
-    module
-        Name of the module of the tool. Its functions get the options of the tool for one run:
-        ``process_one(args, stop)`` processes it, and raises `Postponed` instead of waiting unless
-        ``args.waits``; ``record_crash(args, reason)`` and ``give_back(args, reason)``, if there
-        are any, record that the process which worked on it has died, and that it was not begun.
-    args
-        Options of the tool: ``attempt``, if there is one, has an attempt for each run.
-    logger
-        Logger of the tool.
+    `module` is the name of the module of the tool. Its functions get the options of the tool for
+    one run: ``process_one(args, stop)`` processes it, and raises `Postponed` instead of waiting
+    unless ``args.waits``; ``record_crash(args, reason)`` and ``give_back(args, reason)``, if there
+    are any, record that the process which worked on it has died, and that it was not begun.
+    ``args.attempt``, if there is one, has an attempt for each run.
     """
     base.log_to_console(args.debug)
     stop = Stop()

@@ -180,18 +180,11 @@ class Campaign:
     def state_of(
         self, document: Mapping[str, Any], now: datetime, retry_pause: float = 0.0
     ) -> RunState:
-        """Return the state of a run of the campaign, from its run document alone.
+        """Return the state of a run of the campaign, from its document with `FIELDS` alone.
 
-        Whether a waiting run has raw data is not in the document.
-
-        Parameters
-        ----------
-        document
-            Run document with `FIELDS`.
-        now
-            Time of the database server.
-        retry_pause
-            Time from the first failure to the next attempt [s], doubled by each further one.
+        Whether a waiting run has raw data is not in the document. `now` is the time of the database
+        server; `retry_pause` the time from the first failure to the next attempt [s], doubled by
+        each further one.
         """
         found = documents.state_of(document)
         entries = [
@@ -262,13 +255,7 @@ def get_collection() -> Any:
 
 
 def add(campaigns: Any, campaign: Campaign) -> None:
-    """Add a campaign.
-
-    Raises
-    ------
-    UsageError
-        When there is one of this name.
-    """
+    """Add a campaign; raise UsageError when there is one of this name."""
     from pymongo.errors import DuplicateKeyError  # slow to import
 
     check_name(campaign.name)
@@ -349,12 +336,7 @@ def lease(campaigns: Any, name: str) -> leases.Lease:
 def remove(campaigns: Any, name: str) -> None:
     """Remove the document of a campaign; its jobs and data stay.
 
-    Raises
-    ------
-    UsageError
-        When there is none of this name.
-    AlreadyAtWork
-        When a process submits for it.
+    Raises UsageError when there is none of this name, AlreadyAtWork when a process submits for it.
     """
     find_document(campaigns, name)
     held = lease(campaigns, name)

@@ -18,6 +18,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -202,17 +203,9 @@ def retry(
 ) -> T:
     """Call an idempotent function, retry while it raises one of `errors`, and return its result.
 
-    Parameters
-    ----------
-    patience
-        Time after which the error is raised [s].
-    pause
-        Time between two attempts [s].
-    wait
-        Called with `pause`; by default `time.sleep`.
-    on_error
-        Called with each error and the time left for retries [s], 0 before giving up. It may log, or
-        raise to give up.
+    The error is raised after `patience` [s]. Between two attempts `wait` is called with `pause`
+    [s]; by default it is `time.sleep`. `on_error` is called with each error and the time left for
+    retries [s], 0 before giving up; it may log, or raise to give up.
     """
     end = time.monotonic() + patience
     while True:
@@ -519,16 +512,13 @@ class Collection:
         return retry(attempt, self._config.timeout, on_error=on_error)
 
 
-class Cursor:
+class Cursor(AbstractContextManager, Iterator[Any]):
     """Cursor of pymongo that raises the errors of `Collection`."""
 
     def __init__(self, cursor: Any, connection: Connection, collection: str):
         self._cursor = cursor
         self._connection = connection
         self._collection = collection
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
 
     def __next__(self) -> Any:
         # Hot loop: most of the time of a long list is spent here
@@ -541,9 +531,6 @@ class Cursor:
 
     def __getitem__(self, index: Any) -> Any:
         return self._call(self._cursor.__getitem__, index)
-
-    def __enter__(self) -> "Cursor":
-        return self
 
     def __exit__(self, *_exception: Any) -> None:
         self._cursor.close()
@@ -596,14 +583,9 @@ def is_repeatable(method: str, args: tuple, kwargs: Mapping[str, Any]) -> bool:
 def save_trend(trends: Any, row: Mapping[str, Any]) -> None:
     """Store a row of trends instead of that of the same run and lineage.
 
-    Parameters
-    ----------
-    trends
-        Collection of trends, see `get_trends_collection`. Run documents
-        stay as they are.
-    row
-        With ``name`` and ``lineage``; that of a run that failed before has the lineage "", and is
-        removed when the run has another.
+    `trends` is the collection of `get_trends_collection`; run documents stay as they are. The row
+    has ``name`` and ``lineage``; that of a run that failed before has the lineage "", and is
+    removed when the run has another.
     """
     name, lineage = row["name"], row["lineage"]
     new = {**row, "_id": f"{name}-{lineage}"}
@@ -618,12 +600,8 @@ def read_trends(
 ) -> list[dict[str, Any]]:
     """Return rows of trends by the number of the run, then the time of the row; see `save_trend`.
 
-    Parameters
-    ----------
-    run_ids
-        Names of runs; None: all.
-    flagged
-        Return only runs that broke a limit, or failed.
+    `run_ids` are names of runs, None for all; with `flagged`, only runs that broke a limit or
+    failed.
     """
     conditions: list[dict[str, Any]] = [] if run_ids is None else [{"name": {"$in": list(run_ids)}}]
     if flagged:

@@ -27,15 +27,8 @@ _Step = tuple[str, Callable[[], str]]
 def check(detector: str = "xams") -> int:
     """Print the settings of the run database and the result of each step to it.
 
-    Parameters
-    ----------
-    detector
-        Detector whose run documents are searched: ``"xams"`` or ``"xamsl"``.
-
-    Returns
-    -------
-    status
-        0, or 1 if a step has failed.
+    The run documents of `detector`, ``"xams"`` or ``"xamsl"``, are searched. Returns the exit
+    status: 0, or 1 if a step has failed.
     """
     try:
         print(described_settings())

@@ -129,14 +129,9 @@ def state_of(document: Mapping[str, Any], followed: Collection[str] = ()) -> Sta
 
     A failed run whose job was cancelled is ``cancelled``. A pending run is ``running`` while a
     process has claimed it, or follows it; without end it is ``taking``, or ``no-end`` if it began
-    more than `LONGEST_RUN` ago. `has_state` is the filter.
-
-    Parameters
-    ----------
-    document
-        Document of the run, with the fields `STATE_FIELDS`.
-    followed
-        Names of runs that processes without claim are at work on, see `leases.runs_at_work`.
+    more than `LONGEST_RUN` ago. `has_state` is the filter. The document has the fields
+    `STATE_FIELDS`; `followed` has the names of runs that processes without claim are at work on,
+    see `leases.runs_at_work`.
     """
     status = status_of(document)
     if cancelled_by(document) is not None:
@@ -329,13 +324,10 @@ def has_state(*states: str, followed: Collection[str] = ()) -> Filter:
     """Return a filter for runs in any of these `STATES`; `followed` as of `state_of`."""
     for state in states:
         _check_word(state, STATES)
-    names = sorted(followed)
-    numbers = [int(name) for name in names if _is_number(name)]
     now = datetime.now(UTC)
     is_at_work: Filter = {
         "$or": [
-            {"name": {"$in": names}},
-            {"name": None, "number": {"$in": numbers}},
+            has_name(followed),
             {
                 "$nor": [is_unclaimed(now), {f"{PROCESSING_CLAIM}.owner": None}],
                 f"{PROCESSING_CLAIM}.owner": {"$not": {"$regex": f"^{SUBMITTER_PREFIX}"}},
@@ -400,12 +392,8 @@ def find_run(
 ) -> dict[str, Any]:
     """Fetch the document of a run.
 
-    Parameters
-    ----------
-    runid_field
-        Search only this field, ``"name"`` or ``"number"``; by default both.
-    projection
-        Fields to return, as for pymongo.
+    Only `runid_field`, ``"name"`` or ``"number"``, is searched, by default both. `projection` has
+    the fields to return, as for pymongo.
     """
     for condition in run_filters(run_id, runid_field):
         document = collection.find_one(condition, projection)
@@ -640,20 +628,12 @@ def set_status(
     keep_failures: bool = False,
     condition: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Set the status of a run, with the time; `run_id` may be its document.
+    """Set the status of a run, one of `STATUSES`, with the time; `run_id` may be its document.
 
-    Parameters
-    ----------
-    status
-        One of `STATUSES`; ``"pending"`` also clears the failures, unless `keep_failures`.
-    reason
-        Reason for the status.
-    host
-        Host that caused it; by default this machine.
-    job
-        New record of its job, see `job_of`; None keeps the present one.
-    condition
-        Filter: if the document does not match it, change nothing and return False.
+    ``"pending"`` also clears the failures, unless `keep_failures`. `host` caused the status, by
+    default this machine. `job` is a new record of its job, see `job_of`; None keeps the present
+    one. If the document does not match the filter `condition`, nothing is changed and False is
+    returned.
     """
     _check_word(status, STATUSES)
     changes: Filter = {}
@@ -709,18 +689,8 @@ def set_target_status(
 ) -> bool:
     """Set the status of one target of a run, in ``processing_status.targets``.
 
-    `run_id` may be its document.
-
-    Parameters
-    ----------
-    target
-        Data type.
-    status
-        One of `TARGET_STATUSES`.
-    is_online
-        Whether the loop that follows the DAQ processes the run.
-    reason
-        Reason for the status.
+    `target` is a data type, `status` one of `TARGET_STATUSES`; `is_online` tells whether the loop
+    that follows the DAQ processes the run, which may be given as its document.
     """
     _check_word(status, TARGET_STATUSES)
     if not re.fullmatch(r"[A-Za-z]\w*", target, re.ASCII):
@@ -827,19 +797,10 @@ def record_failure(
 ) -> int | None:
     """Set a run's status to failed, count the failure, and return the number of failures.
 
-    `run_id` may be its document. A cancelled job does not count as a failure; the reason names who
-    cancelled it.
-
-    Parameters
-    ----------
-    reason
-        Reason of the failure, in one line.
-    attempt
-        Name of the failed attempt, from a job or claim; each attempt is counted once.
-    host
-        Where it failed; by default this machine.
-    condition
-        Filter: if the document does not match it, change nothing and return None.
+    A cancelled job does not count as a failure; the reason names who cancelled it. Each attempt,
+    named in a job or claim, is counted once. `run_id` may be the document of the run; `host` is
+    where it failed, by default this machine. If the document does not match the filter `condition`,
+    nothing is changed and None is returned.
     """
     _id = id_of(collection, run_id)
     _mend_count(collection, _id)

@@ -12,7 +12,7 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -150,10 +150,8 @@ class LocalCollection:
     ) -> "InsertManyResult":
         """Insert documents; either all of them or, on an error and unlike MongoDB, none.
 
-        Raises
-        ------
-        pymongo.errors.DuplicateKeyError
-            When the collection has a document with the ``_id`` of one of these.
+        Raises pymongo.errors.DuplicateKeyError when the collection has a document with the ``_id``
+        of one of these.
         """
         ids = []
         with self.database.client._transaction() as connection:
@@ -373,7 +371,7 @@ class LocalCollection:
                     yield seq, body
 
 
-class LocalCursor:
+class LocalCursor(AbstractContextManager, Iterator[Document]):
     """Iterator over matching documents, which are read in batches."""
 
     def __init__(
@@ -401,14 +399,8 @@ class LocalCursor:
         """End the iteration."""
         self._results = iter(())
 
-    def __enter__(self) -> "LocalCursor":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def __iter__(self) -> "LocalCursor":
-        return self
 
     def __next__(self) -> Document:
         if self._results is None:
@@ -428,20 +420,12 @@ class LocalCursor:
         return self
 
 
-class LocalClient:
+class LocalClient(AbstractContextManager):
     """Embedded database in a file, in place of a `pymongo.MongoClient`.
 
-    Parameters
-    ----------
-    path
-        File; the first write makes it and its folder. A file that does not exist yet has no
-        documents.
-
-    Raises
-    ------
-    LocalDatabaseError
-        In all methods, when the file cannot be read or written, is not a run database, or has
-        vanished since this client used it.
+    The first write makes the file `path` and its folder; before, it has no documents. All methods
+    raise LocalDatabaseError when the file cannot be read or written, is not a run database, or has
+    vanished since this client used it.
     """
 
     def __init__(self, path: str | Path):
@@ -465,9 +449,6 @@ class LocalClient:
         if connection is not None:
             connection.close()
             self._local.connection = None
-
-    def __enter__(self) -> "LocalClient":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -846,10 +827,7 @@ def _fits(value: Any) -> bool:
 def id_bytes(value: Any) -> bytes:
     """Return the BSON of an ``_id``, which is equal for equal values.
 
-    Raises
-    ------
-    NotAvailable
-        For types that MongoDB refuses, or whose equal values have different BSON.
+    Raises NotAvailable for types that MongoDB refuses, or whose equal values have different BSON.
     """
     if isinstance(value, (list, tuple, re.Pattern, bson.Regex, bson.Decimal128)):
         raise NotAvailable(

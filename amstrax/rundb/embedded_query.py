@@ -442,17 +442,9 @@ def projection(
 ) -> tuple[set[str] | None, Callable[[Document], Document]]:
     """Return the top-level fields that a projection needs (None for all), and its function.
 
-    Parameters
-    ----------
-    wanted
-        As for pymongo: names, or a mapping of names to 1 (include) or 0 (exclude); None for all.
-
-    Raises
-    ------
-    NotAvailable
-        For operators.
-    ValueError
-        For included together with excluded fields, or a field together with a part of it.
+    `wanted` is as for pymongo: names, or a mapping of names to 1 (include) or 0 (exclude); None for
+    all. Raises NotAvailable for operators, ValueError for included together with excluded fields,
+    or a field together with a part of it.
     """
     if isinstance(wanted, str):
         raise TypeError(f"projection must be names of fields or a mapping, not {wanted!r}")
@@ -539,18 +531,10 @@ _Step = Callable[[Document, list[str]], None]
 def compiled_update(update: Any, condition: Document) -> Callable[[Document | None], Document]:
     """Return a function that returns a document with an update applied.
 
-    Parameters
-    ----------
-    update
-        Update with operators.
-    condition
-        Filter that found the document. ``$`` in a path is the array element that it matched. For
-        None, the function returns the document of an upsert, with the filter's equalities.
-
-    Raises
-    ------
-    NotAvailable, ValueError, pymongo.errors.WriteError
-        For an update that is invalid, or cannot be applied.
+    `condition` is the filter that found the document. ``$`` in a path is the array element that it
+    matched. For None, the function returns the document of an upsert, with the filter's equalities.
+    Raises NotAvailable, ValueError or pymongo.errors.WriteError for an update that is invalid, or
+    cannot be applied.
     """
     steps = _steps(update)
 

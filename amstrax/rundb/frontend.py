@@ -634,18 +634,9 @@ def new_entry(
 ) -> dict[str, Any]:
     """Return the entry for complete data; files that cannot be read raise `OSError`.
 
-    Parameters
-    ----------
-    key, metadata
-        Key and metadata of the data.
-    location
-        Folder that contains the folder of the data.
-    corrections_version
-        Version of the corrections of the data, if any.
-    is_online
-        Whether the loop that follows the DAQ made the data.
-    amstrax_path
-        Folder of the amstrax installation that made the data; None for this one.
+    `location` is the folder that contains the folder of the data; `corrections_version` that of the
+    data, if any; `is_online` tells whether the loop that follows the DAQ made it, `amstrax_path` in
+    which folder that amstrax is installed, None for this one.
     """
     size = sum(file.stat().st_size for file in (location / str(key)).iterdir())
     missing = list(metadata.get(MISSING_LIVE_DATA) or ())

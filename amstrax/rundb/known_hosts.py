@@ -42,12 +42,8 @@ class KnownKey(NamedTuple):
 def known_keys(to: SSHHost) -> list[KnownKey]:
     """Load the keys for a host from known_hosts: its own, those of authorities, revoked ones.
 
-    Without keys for the port, those for the host apply.
-
-    Raises
-    ------
-    RunDatabaseNotSet
-        When an existing file cannot be read, since it may revoke keys.
+    Without keys for the port, those for the host apply. Raises RunDatabaseNotSet when an existing
+    file cannot be read, since it may revoke keys.
     """
     lines = [(hosts, key) for path in to.known_hosts for hosts, key in _entries(path)]
     found = [[key for hosts, key in lines if matches(hosts, name)] for name in to.key_names]
@@ -59,11 +55,8 @@ def known_keys(to: SSHHost) -> list[KnownKey]:
 def verify(to: SSHHost, key: paramiko.PKey) -> str:
     """Check a host's key and return the place of the line that vouches for it.
 
-    Raises
-    ------
-    HostKeyRefused
-        When the key is revoked, unknown (the message has the line to add) or differs from the known
-        one.
+    Raises HostKeyRefused when the key is revoked, unknown (the message has the line to add) or
+    differs from the known one.
     """
     known = known_keys(to)
     name = to.key_names[0]

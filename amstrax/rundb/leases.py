@@ -119,25 +119,9 @@ def claim(
 ) -> bool:
     """Take or renew the lease of a run; return False if another owner has it.
 
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    run_id
-        Name or number of the run.
-    owner
-        Name of the owner, from `new_owner`.
-    lifetime
-        Time until others may take the lease, unless it is renewed [s].
-    field
-        Field of the document that the lease is in.
-    instead_of
-        Filter: if the document matches it, take the lease of another owner.
-
-    Raises
-    ------
-    RunNotFound
-        When the run does not exist.
+    Others may take the lease after `lifetime` [s], unless it is renewed. `owner` is a name from
+    `new_owner`, `field` the field of the document that the lease is in. If the document matches the
+    filter `instead_of`, the lease of another owner is taken. Raises RunNotFound.
     """
     from pymongo import ReturnDocument  # slow to import
 
@@ -449,23 +433,11 @@ class RunClaim:
     """Lease for processing a run, held in a with block, and the writes that need it.
 
     When the lease is lost, `stop` is set and nothing more is written. Methods raise ClaimLost then,
-    and RunDatabaseError when the run database stays unreachable for `patience` [s].
+    and RunDatabaseError when the run database stays unreachable for `patience` [s]. When a signal
+    sets `stop`, waiting ends. `attempt` is the name of this attempt, other parameters are those of
+    `claim`.
 
-    Parameters
-    ----------
-    collection, run_id, lifetime
-        See `claim`.
-    attempt
-        Name of this attempt.
-    stop
-        Set when the lease is lost; when a signal sets it, waiting ends.
-
-    Raises
-    ------
-    AlreadyAtWork
-        When another process works on the run.
-    RunNotFound
-        When the run does not exist.
+    Raises AlreadyAtWork when another process works on the run, RunNotFound when it does not exist.
     """
 
     def __init__(
@@ -505,9 +477,7 @@ class RunClaim:
 
     def _wait_for_submitter(self) -> None:
         """Wait briefly while another process submits this run; raise if one processes it."""
-        document = self._persist(
-            documents.find_run, self._collection, self._run_id, None, ["processing_claim"]
-        )
+        document = self.call(documents.find_run, None, ["processing_claim"])
         claim: Any = document.get("processing_claim")
         owner = str(claim.get("owner")) if isinstance(claim, Mapping) else OWNER_PREFIX
         if not owner.startswith(OWNER_PREFIX):
@@ -523,16 +493,7 @@ class RunClaim:
 
     def read(self) -> dict[str, Any]:
         """Return the run document, with the tags of all documents of the run."""
-        document = self._persist(documents.find_run, self._collection, self._run_id)
-        return self._persist(documents.merge_tags, self._collection, document)
-
-    def check_only_document(self) -> None:
-        """Raise InvalidRunDocument when the run has several documents."""
-        self._persist(documents.find_only, self._collection, self._run_id, ["_id"])
-
-    def give_back(self, status: str, reason: str) -> None:
-        """Set the status of the run to pending or submitted, and keep its failures."""
-        self.set_status(status, reason, keep_failures=True)
+        return self._persist(documents.merge_tags, self._collection, self.call(documents.find_run))
 
     def set_status(self, status: str, reason: str | None = None, **fields: Any) -> None:
         """Set the status of the run, see `amstrax.rundb.documents.set_status`."""
@@ -559,16 +520,12 @@ class RunClaim:
         """Add to the history of the run, see `amstrax.rundb.documents.history_entry`."""
         self.check()
         entry = documents.history_entry(action, status, is_online, **fields)
-        self._persist(documents.add_history, self._collection, self._run_id, entry)
+        self.call(documents.add_history, entry)
 
     def add_data(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Register data of the run."""
         self.check()
-        self._persist(documents.add_data, self._collection, self._run_id, *entries)
-
-    def remove_tag(self, tag: str) -> None:
-        """Remove a tag from the run, whether or not the lease is lost."""
-        self._persist(documents.remove_tag, self._collection, self._run_id, tag)
+        self.call(documents.add_data, *entries)
 
     def check(self) -> None:
         """Raise ClaimLost when the claim is lost."""
@@ -577,11 +534,15 @@ class RunClaim:
 
     def _write(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return the result of a write; False or None mean that another owner has the lease."""
-        result = self._persist(function, self._collection, self._run_id, *args, **kwargs)
+        result = self.call(function, *args, **kwargs)
         if result is None or result is False:
             self._lease.lose(_TAKEN)
         self.check()
         return result
+
+    def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call an idempotent function of `documents` for the run, whether or not it is claimed."""
+        return self._persist(function, self._collection, self._run_id, *args, **kwargs)
 
     def _persist(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call an idempotent function, again while the run database is unreachable."""

@@ -28,16 +28,10 @@ _WORD = re.compile(r"[A-Za-z0-9]\w*", re.ASCII)
 
 
 class Stored(NamedTuple):
-    """Data of one type and lineage of a run, in one place.
+    """Data of one type and lineage of a run, on a host, with the folder of the data itself.
 
-    Attributes
-    ----------
-    run_id, data_type, lineage_hash
-        What it is; live data, and data of old entries, have no hash.
-    host, folder
-        Where it is: host, and the folder of the data itself.
-    n_bytes
-        Size on disk [bytes]; None if unknown.
+    Live data, and data of old entries, have no lineage hash. `n_bytes` is the size on disk [bytes];
+    None if unknown.
     """
 
     run_id: str
@@ -101,16 +95,8 @@ def old_versions(
 
     Data counts as replaced only if the run has the same data type, of the lineage of the context,
     on the same host. Data that the context loads in place of its own (`EquivalentData`) and data
-    without a lineage hash are left out, as are runs with invalid options.
-
-    Parameters
-    ----------
-    st
-        Context that processes these runs.
-    runs
-        Run documents, with `FIELDS`.
-    found
-        Data of these runs; by default that in their documents.
+    without a lineage hash are left out, as are runs with invalid options. `runs` are documents with
+    `FIELDS`; `found` is data of these runs, by default that in their documents.
     """
     # Runs with equal options have equal lineages; strax asks for run 0 where there is no run
     alike: dict[str, str] = {repr({}): "0"}
@@ -174,20 +160,11 @@ class Amount(NamedTuple):
 
 
 class Storage(NamedTuple):
-    """What is stored, see `find_storage`.
+    """What is stored, see `find_storage`: all data, and its sums by folder and by data type.
 
-    Attributes
-    ----------
-    data
-        All data.
-    places, types
-        Sums by folder, and by data type.
-    old
-        Data that newer data replaces, see `old_versions`.
-    n_gone
-        Number of entries of run documents whose folders on this host are gone.
-    unread
-        Folders of this host that cannot be read, with the reason: sizes are without them.
+    `old` is data that newer data replaces, see `old_versions`; `n_gone` the number of entries of
+    run documents whose folders on this host are gone; `unread` has folders of this host that cannot
+    be read, with the reason: sizes are without them.
     """
 
     data: list[Stored]
@@ -237,19 +214,10 @@ def find_storage(
 ) -> Storage:
     """Return the sizes of stored data, the space left for it, and what newer data replaces.
 
-    Sizes are those in run documents, and on this host those of folders without one. Folders of this
-    host that documents name are searched, too.
-
-    Parameters
-    ----------
-    collection
-        Run documents.
-    context_of
-        Returns the context that processes a run; the same object for equal contexts.
-    folders
-        Folders of data on this host.
-    run_ids
-        Only these runs; by default all.
+    Sizes are those in run documents, and on this host those of folders without one. Besides
+    `folders`, folders of this host that documents name are searched. `context_of` returns the
+    context that processes a run, the same object for equal contexts. Only `run_ids` are looked at
+    if there are any.
     """
     asked = [f for run_id in run_ids for f in documents.run_filters(run_id)]
     runs = documents.read(collection, {"$or": asked} if asked else {}, FIELDS)

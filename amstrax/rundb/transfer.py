@@ -7,13 +7,12 @@ Dates, ids and similar values are in the relaxed extended JSON of ``mongoexport`
 import hashlib
 import logging
 import math
-import os
 import sys
 import uuid
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from amstrax import run_metadata, rundoc, settings, strict_json
 from amstrax.exceptions import InvalidRunDocument, LiveDataNotFound, RunDatabaseUnreachable
@@ -134,44 +133,22 @@ def export_documents(found: Iterable[Mapping[str, Any]], path: str) -> int:
 
     The file is complete or, after a failure, unchanged.
     """
+    lines = [f"{to_json(document)}\n" for document in found]
     if path == STDIO:
-        return _write(found, sys.stdout)
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            count = _write(found, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return count
-
-
-def _write(found: Iterable[Mapping[str, Any]], file: TextIO) -> int:
-    count = 0
-    for document in found:
-        file.write(f"{to_json(document)}\n")
-        count += 1
-    return count
+        sys.stdout.writelines(lines)
+    else:
+        strict_json.write_text(Path(path), "".join(lines))
+    return len(lines)
 
 
 def add_live(collection: Any, folder: Path, document_file: Path | None = None) -> str:
     """Register a run from its folder of live data; return a one-line report.
 
-    The name of the folder is the name of the run. If the run is not in the run database yet, its
-    document is loaded from a file. The live data is added to the document, for this host.
-
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    folder
-        Folder of the run, such as ``live_data/006724``; a missing one raises `LiveDataNotFound`.
-    document_file
-        File with the run document; by default ``rundoc_RUN_ID.json`` next to the folder. A needed
-        document that is missing or invalid raises `InvalidRunDocument`.
+    The name of `folder`, such as ``live_data/006724``, is the name of the run; a missing folder
+    raises `LiveDataNotFound`. If the run is not in the run database yet, its document is loaded
+    from `document_file`, by default ``rundoc_RUN_ID.json`` next to the folder. A needed document
+    that is missing or invalid raises `InvalidRunDocument`. The live data is added to the document,
+    for this host.
     """
     folder = settings.expanded(folder).absolute()
     if not folder.is_dir():

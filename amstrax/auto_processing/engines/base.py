@@ -118,15 +118,29 @@ class Engine(ABC):
     def submit_many(self, jobs: Sequence[Job]) -> list[str | JobRefused]:
         """Submit jobs in as few calls as possible; return the id or the refusal of each.
 
-        After EngineUnreachable, `find` tells which of the jobs the batch system has.
+        Jobs with an index are submitted as arrays. After EngineUnreachable, `find` tells which of
+        the jobs the batch system has.
         """
-        answers: list[str | JobRefused] = []
+        arrays: dict[tuple, list[Job]] = {}
+        for job in jobs:
+            if job.index is not None and _is_ready(job):
+                key = (job.in_array(job.name), job.in_array(str(job.log)), job.memory, job.queue)
+                arrays.setdefault(key, []).append(job)
+        answers: dict[Job, str | JobRefused] = {}
+        for members in arrays.values():
+            if len(members) > 1:
+                answers |= self._submit_array(members)
+        # Also those of a refused array, each with its own reason
         for job in jobs:
             try:
-                answers.append(self.submit(job))
+                answers[job] = answers.get(job) or self.submit(job)
             except JobRefused as error:
-                answers.append(error)
-        return answers
+                answers[job] = error
+        return [answers[job] for job in jobs]
+
+    def _submit_array(self, jobs: Sequence[Job]) -> dict[Job, str]:
+        """Submit a job array, and return the id of each of its jobs; none if it is refused."""
+        return {}
 
     @abstractmethod
     def describe(self, job: Job) -> str:
@@ -187,8 +201,7 @@ def check_files(job: Job) -> None:
         raise JobRefused(f"the log folder {job.log.parent} is missing or not writable")
 
 
-def is_ready(job: Job) -> bool:
-    """Return whether `check_files` accepts a job."""
+def _is_ready(job: Job) -> bool:
     try:
         check_files(job)
     except JobRefused:

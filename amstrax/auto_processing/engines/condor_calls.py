@@ -19,14 +19,9 @@ _IDS = ("ClusterId", "ProcId", "AmstraxArray")
 def submit(plain: dict[str, str], strings: dict[str, str], attributes: str) -> str:
     """Submit one job, and return its id: ``CLUSTER@SCHEDD``.
 
-    Parameters
-    ----------
-    plain
-        Lines of the submit description, in which nothing is replaced.
-    strings
-        Attributes of the job's ad with text values.
-    attributes
-        More of them, as in ClassAds: ``NAME = EXPRESSION; ...``.
+    In `plain`, lines of the submit description, nothing is replaced. `strings` are attributes of
+    the job's ad with text values; `attributes` are more of them, as in ClassAds: ``NAME =
+    EXPRESSION; ...``.
     """
     import htcondor2
 

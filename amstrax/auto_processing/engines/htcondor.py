@@ -14,6 +14,7 @@ from amstrax import settings
 from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import Job, JobState, KnownJob
 from amstrax.exceptions import EngineUnreachable, InvalidOption, JobRefused, NotAvailable
+from amstrax.strict_json import one_line
 
 #: Longest time that HTCondor may take for an answer [s]
 TIMEOUT = 60
@@ -82,21 +83,11 @@ class HTCondorEngine(base.Engine):
                 "see --queue, --mem and the setting AMSTRAX_CONDOR_ATTRIBUTES"
             ) from None
 
-    def submit_many(self, jobs: Sequence[Job]) -> list[str | JobRefused]:
-        """Submit jobs as `base.Engine.submit_many`, those with an index as clusters of jobs."""
-        arrays: dict[tuple, list[Job]] = {}
-        for job in jobs:
-            if job.index is not None and base.is_ready(job):
-                arrays.setdefault((job.in_array(job.name), job.memory, job.queue), []).append(job)
-        ids: dict[Job, str] = {}
-        for members in arrays.values():
-            if len(members) > 1:
-                with contextlib.suppress(_Refused):
-                    ids |= zip(members, _call("submit_array", **_array(members)), strict=True)
-        # Also those of a refused array, each with its own reason
-        left = [job for job in jobs if job not in ids]
-        answers = dict(zip(left, super().submit_many(left), strict=True))
-        return [ids.get(job) or answers[job] for job in jobs]
+    def _submit_array(self, jobs: Sequence[Job]) -> dict[Job, str]:
+        """Submit a cluster of jobs."""
+        with contextlib.suppress(_Refused):
+            return dict(zip(jobs, _call("submit_array", **_array(jobs)), strict=True))
+        return {}
 
     def describe(self, job: Job) -> str:
         try:
@@ -219,27 +210,23 @@ def _state(ad: dict[str, Any]) -> JobState:
     """Return the state in a job's ad."""
     status = ad["JobStatus"]
     if status == _HELD:
-        why = _line(ad["HoldReason"] or "HTCondor gives no reason")
+        why = one_line(ad["HoldReason"] or "HTCondor gives no reason")
         return JobState(base.HELD, None, f"held: {why}")
     if status == _IDLE:
         why = ad["LastRejMatchReason"]
-        text = f"waits for a machine ({_line(why)} so far)" if why else "waits for a machine"
+        text = f"waits for a machine ({one_line(why)} so far)" if why else "waits for a machine"
         return JobState(base.PENDING, None, text)
     if status in (_RUNNING, _TRANSFERS, _SUSPENDED):
         return JobState(base.RUNNING, None, "suspended" if status == _SUSPENDED else "")
     if status == _REMOVED:
         why = ad["RemoveReason"]
-        return JobState(base.FAILED, None, f"cancelled ({_line(why)})" if why else "cancelled")
+        return JobState(base.FAILED, None, f"cancelled ({one_line(why)})" if why else "cancelled")
     # An ad with a signal may also have an exit code of 0
     if ad["ExitBySignal"]:
         return base.killed(int(ad["ExitSignal"] or 0))
     if ad["ExitCode"] is None:
         return JobState(base.FAILED, None, "ended, with an exit status that HTCondor does not know")
     return base.exited(int(ad["ExitCode"]))
-
-
-def _line(text: str) -> str:
-    return " ".join(str(text).split())
 
 
 class _Refused(Exception):
@@ -264,7 +251,7 @@ def _call(name: str, **arguments: Any) -> Any:
     try:
         answer = json.loads(done.stdout)
     except ValueError:
-        said = _line(done.stderr) or f"exit code {done.returncode}"
+        said = one_line(done.stderr) or f"exit code {done.returncode}"
         raise EngineUnreachable(f"HTCondor's bindings failed: {said[:500]}") from None
     if "error" not in answer:
         return answer["result"]

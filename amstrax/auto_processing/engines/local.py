@@ -55,16 +55,9 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class LocalEngine(base.Engine):
     """Runs jobs on this machine.
 
-    Raises InvalidOption when the setting AMSTRAX_LOCAL_JOBS is no number.
-
-    Parameters
-    ----------
-    folder
-        Folder to keep track of jobs in; by default that of the settings.
-    slots
-        Number of jobs, of those submitted here, that run at once; by default that of the settings.
-    grace
-        Time after which a cancelled job is killed [s].
+    By default `folder`, to keep track of jobs in, and `slots`, the number of jobs of those
+    submitted here that run at once, are those of the settings. A cancelled job is killed after the
+    time `grace` [s]. Raises InvalidOption when the setting AMSTRAX_LOCAL_JOBS is no number.
     """
 
     name = "local"

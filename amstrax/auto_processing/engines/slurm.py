@@ -113,35 +113,19 @@ class SlurmEngine(base.Engine):
             "`sinfo --long` shows partitions and their limits"
         )
 
-    def submit_many(self, jobs: Sequence[Job]) -> list[str | JobRefused]:
-        """Submit jobs as `base.Engine.submit_many`, those with an index as job arrays."""
-        arrays: dict[tuple, list[Job]] = {}
-        for job in jobs:
-            if job.index is not None and base.is_ready(job):
-                key = (job.in_array(job.name), job.in_array(str(job.log)), job.memory, job.queue)
-                arrays.setdefault(key, []).append(job)
-        ids: dict[Job, str] = {}
-        for members in arrays.values():
-            if len(members) > 1:
-                ids |= self._submit_array(members)
-        # Also those of an array that Slurm refuses, such as one longer than its MaxArraySize
-        left = [job for job in jobs if job not in ids]
-        answers = dict(zip(left, super().submit_many(left), strict=True))
-        return [ids.get(job) or answers[job] for job in jobs]
-
     def _submit_array(self, jobs: Sequence[Job]) -> dict[Job, str]:
-        """Submit a job array, and return the id of each of its jobs; none if it is refused."""
         first, numbers = jobs[0], ",".join(str(job.index) for job in jobs)
         cases = "\n".join(
             f"{j.index}) exec {shlex.quote(str(j.script.absolute()))};;" for j in jobs
         )
         script = f"#!/bin/bash\ncase $SLURM_ARRAY_TASK_ID in\n{cases}\nesac\n"
-        done = _run([*_sbatch(first, numbers)], script)
+        done = _run(_sbatch(first, numbers), script)
         array = done.stdout.strip().partition(";")[0]
         if done.returncode == 0 and _is_id(array):
             return {job: f"{array}_{job.index}" for job in jobs}
         if _AWAY.search(_error(done)):
             raise EngineUnreachable(f"Slurm does not take {len(jobs)} jobs now: {_error(done)}")
+        # Such as one longer than its MaxArraySize
         log.debug("Slurm refuses an array: %s", _error(done))
         return {}
 
