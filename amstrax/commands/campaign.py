@@ -42,7 +42,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="NAME",
         help=f"name of the campaign, as v2_2026; {campaigns.ALL!r} lists all campaigns",
     )
-    base.add_debug(parser)
+    base.add(parser, "--debug")
     default = "default: plan if runs or options follow, else status"
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", help=default)
 
@@ -112,7 +112,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         )
     subs["remove"].add_argument("--yes", action="store_true", help="confirm the removal")
     for sub in subs.values():
-        base.add_debug(sub, argparse.SUPPRESS)
+        base.add(sub, "--debug", default=argparse.SUPPRESS)
     args = parser.parse_args(_with_plan(sys.argv[1:] if argv is None else argv))
     if args.name in commands.choices:
         parser.error(f"{args.name!r} is a command: the name of a campaign is given before it")

@@ -52,8 +52,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="output folder (default: ./%(default)s)",
     )
     base.add_seconds(parser, "--duration", 60.0, "duration of the run")
-    base.add_yields(parser)
-    base.add_workers(parser)
+    base.add(parser, "--yields", "--workers")
     parser.add_argument(
         "--force", action="store_true", help="make all parts again, and replace existing ones"
     )

@@ -99,18 +99,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar=("START", "STOP"),
         help="export rows within this range [s since the start of each run]; needs stored data",
     )
-    add(
-        "--context",
-        type=base.context_name,
-        help=f"one of {', '.join(base.CONTEXTS)} (default: the first that makes the targets)",
-    )
+    base.add_context(parser, "targets")
     base.add_data(
         parser, "folder of the data (default: ./strax_data, for xams_little ./amstrax_data)"
     )
     base.add_corrections_version(parser)
-    base.add_reconstruction(parser)
-    base.add_context_kwargs(parser)
-    base.add_workers(parser)
+    base.add(parser, "--reconstruction", "--context_kwargs", "--workers")
     base.add_console(parser)
     args = parser.parse_args(argv)
     args.run_ids = list(dict.fromkeys(args.run_ids))

@@ -125,7 +125,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="PE",
         help="mean number of photoelectrons of a PMT in a flash of the LED (default: 0.1)",
     )
-    base.add_yields(parser)
+    base.add(parser, "--yields")
     add(
         "--optics",
         default="geometry",

@@ -82,7 +82,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="JSON",
         help="options for the plugins, in addition to those of the simulated detector",
     )
-    base.add_reconstruction(parser)
+    base.add(parser, "--reconstruction")
     add(
         "--options",
         type=_option_set,
@@ -101,7 +101,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="HZ",
         help="assess runs at these rates too, each with as many events, but at most as long",
     )
-    base.add_workers(parser)
+    base.add(parser, "--workers")
     add(
         "--output",
         type=Path,
