@@ -127,20 +127,18 @@ def run_id(text: str) -> str:
         ) from None
 
 
-def context_name(text: str) -> str:
-    """Return the name of a context."""
-    return _one_of("context", text, CONTEXTS)
+def _one_of(what: str, names: Collection[str]) -> Callable[[str], str]:
+    """Return the type of an option that is one of some names."""
+
+    def check(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"no {what} {text!r}{did_you_mean(text, names)}")
+        return text
+
+    return check
 
 
-def engine_name(text: str) -> str:
-    """Return the name of an engine."""
-    return _one_of("engine", text, ENGINES)
-
-
-def _one_of(what: str, text: str, names: Collection[str]) -> str:
-    if text not in names:
-        raise argparse.ArgumentTypeError(f"no {what} {text!r}{did_you_mean(text, names)}")
-    return text
+context_name, engine_name = _one_of("context", CONTEXTS), _one_of("engine", ENGINES)
 
 
 def run_document(text: str) -> dict[str, Any]:
@@ -176,20 +174,17 @@ def json_object(text: str, place: str = "") -> dict[str, Any]:
     return value
 
 
-def positive_number(text: str) -> float:
+def positive_number(text: str, type: Callable[[str], Any] = float, what: str = "number") -> Any:
     """Return a number above 0."""
     with contextlib.suppress(ValueError):
-        if float(text) > 0:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+        if type(text) > 0:
+            return type(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive {what}")
 
 
 def positive_integer(text: str) -> int:
     """Return an integer above 0."""
-    with contextlib.suppress(ValueError):
-        if int(text) > 0:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return positive_number(text, int, "whole number")
 
 
 def add_number(
@@ -580,18 +575,12 @@ def run_rounds(
 ) -> None:
     """Run rounds until stopped; each failure doubles the pause before the next round.
 
-    Errors are logged when they begin, and again when they are over.
+    Errors are logged when they begin, with a `remark`, and again when they are over.
 
     Parameters
     ----------
-    one_round
-        Does the work of a round.
     pause, longest_wait
         Time between two rounds, and the longest such time after failures [s].
-    stop, logger
-        Stop flag and logger of the command.
-    remark
-        Added to the line about an error.
     is_fatal
         Returns whether an error is raised, which ends the loop.
     after
@@ -656,22 +645,9 @@ def run_tool(
 ) -> int:
     """Do the work of a command, and return its exit status: 0, 1 on failure, 2 on wrong use.
 
-    A failure is logged as one line, with ``--debug`` in full.
-
-    Parameters
-    ----------
-    args
-        Options of the command: ``debug``, and with `log_name` ``log_folder``.
-    logger
-        Logger of the command.
-    work
-        Does the work, and returns text to print, if any. Signals set its `Stop`.
-    what, folder, option
-        See `describe_failure`.
-    log_name
-        Log to the file of this name too, in ``args.log_folder`` or the folder of the settings.
-    around
-        Context manager around the work.
+    The work returns text to print, if any; signals set its `Stop`. A failure is logged as one line,
+    see `describe_failure`, with ``args.debug`` in full. With `log_name` the log is also in the file
+    of this name, in ``args.log_folder`` or the folder of the settings.
     """
     log_to_console(args.debug)
     _end_quickly()
@@ -700,16 +676,7 @@ def run_subcommand(
 ) -> int:
     """Do the work of a subcommand that prints, and return its exit status, as `run_tool` does.
 
-    Parameters
-    ----------
-    args
-        Options of the command, of which ``debug`` is used.
-    logger
-        Logger of the command.
-    work
-        Prints, and returns an exit status or None for 0.
-    errors
-        Failures to log; others are bugs.
+    The work returns an exit status, or None for 0. Errors other than these are bugs.
     """
     log_to_console(args.debug)
     status = None
@@ -834,14 +801,7 @@ def save_figure(figure: Any, path: Path, **options: Any) -> None:
 def describe_failure(error: Exception, what: str, folder: object, option: str) -> str:
     """Return one line with failure, place and remedy.
 
-    Parameters
-    ----------
-    error
-        Error that ended the work.
-    what
-        Subject of the work, such as ``run 006724``.
-    folder, option
-        Output folder, and the option of the command that names it.
+    `what` is the subject of the work, such as ``run 006724``; `option` names the output folder.
     """
     if isinstance(error, AmstraxError):
         return str(error)

@@ -47,8 +47,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", help=default)
 
     def command(name: str, help_: str, epilog: str = "") -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help_, description=help_, epilog=epilog)
-        return sub
+        return commands.add_parser(name, help=help_, description=help_, epilog=epilog)
 
     plan = command("plan", "find what is to be made of which runs, and what that takes")
     submit_stbc.add_runs(plan)
@@ -76,14 +75,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "time from a first failure to the next attempt, twice as long after each further one",
     )
     base.add_seconds(run, "--pause", 10.0, auto_processing.PAUSE_HELP)
-    run.add_argument(
-        "--keep_free",
-        type=base.positive_number,
-        default=1.0,
-        metavar="GB",
-        help="space on the disks for data that is not to be filled: submission waits "
-        "(default: %(default)s)",
-    )
+    text = "space on the disks for data that is not to be filled: submission waits"
+    base.add_number(run, "--keep_free", 1.0, "GB", text, base.positive_number)
     base.add_console(run, argparse.SUPPRESS)
 
     others = {

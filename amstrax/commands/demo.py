@@ -101,10 +101,10 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
         TARGETS,
         run.options(),
         stop,
-        args.workers,
-        args.progress,
         from_scratch=not is_complete and processed.exists(),
-        document=documents.find_run(collection, run.run_id),
+        workers=args.workers,
+        progress=args.progress,
+        run_document=documents.find_run(collection, run.run_id),
     )
     st = contexts.xams(
         output_folder=processed, init_rundb=False, config=to_dict_tuple(run.options())
