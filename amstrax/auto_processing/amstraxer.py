@@ -99,7 +99,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="JSON",
         help="run document to use, or a file with it, instead of the run database's",
     )
-    base.add_context_kwargs(parser)
+    base.add(parser, "--context_kwargs")
     parser.add_argument(
         "--from_scratch",
         action="store_true",

@@ -5,17 +5,14 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from amstrax.commands import calibrating
+from amstrax import analyses
+from amstrax.commands import base, calibrating
 from amstrax.exceptions import NoResult
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    from amstrax.calibration.alphas import Alphas
     from amstrax.calibration.result import Result
 
 log = logging.getLogger("amstrax.alphas")
@@ -39,13 +36,13 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     calibrating.add_options(parser, "runs of one setting, which are analysed together, as 002240")
     add = parser.add_argument
-    add(
+    base.add_number(
+        parser,
         "--max_width",
-        type=float,
-        default=30.0,
-        metavar="NS",
-        help="largest width of the central 50 %% of the area of an alpha's S1, which those of "
-        "betas exceed [ns] (default: %(default)s)",
+        30.0,
+        "NS",
+        "largest width of the central 50 %% of the area of an alpha's S1, which those of betas "
+        "exceed [ns]",
     )
     add(
         "--min_area",
@@ -84,11 +81,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return args
 
 
-class _Data(NamedTuple):
-    peaks: "np.ndarray"
-    unit: str
-
-
 def work(args: argparse.Namespace, stop: Stop) -> str:
     """Find the lines, write the requested files, and return the table to print.
 
@@ -102,8 +94,13 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     from amstrax.calibration import alphas
 
     new = calibrating.new_entries(args, (OPTION,))  # reports errors in files before the work
-    data = _load(args, stop)
-    fit, delays = alphas.alphas_of_peaks(data.peaks, data.unit, args.max_width, args.min_area)
+    units = []
+
+    def look(run_id: str, st: Any) -> None:
+        units.append(analyses.loading.area_unit(st, run_id, PEAKS))
+
+    peaks = calibrating.load_together(args, (PEAKS,), COLUMNS, stop, look)
+    fit, delays = alphas.alphas_of_peaks(peaks, units[-1], args.max_width, args.min_area)
     if fit.p_value < _ODD_P_VALUE:
         log.warning(
             "three Gaussian lines do not describe the spectrum (p = %.1g): see --plot", fit.p_value
@@ -118,9 +115,6 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         notes.append(f"no half-life: {error}")
     gains = _photoelectrons(args, stop) if args.gains else {}
     found += gains.values()
-    of_runs = [(args.run_ids, result) for result in found]
-    calibrating.save_plot(args, lambda: _figure(data, fit))
-    calibrating.write_json(args, of_runs)
     values = [1 / gains[c].value if c in gains else 1.0 for c in range(_N_GAINS)]
     if new:
         notes.append("channels without a measurement have the gain 1")
@@ -128,20 +122,14 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
             "gains from tails depend on the shape of the tail: vary --tail, and keep them only if "
             "they change by less than their errors"
         )
-    written = [calibrating.write_entry(entry, values) for entry in new]
-    return "\n".join([calibrating.table(of_runs), "", *notes, *written])
-
-
-def _load(args: argparse.Namespace, stop: Stop) -> _Data:
-    import numpy as np
-
-    from amstrax.analyses.loading import area_unit
-
-    peaks, unit = [], ""
-    for run_id, st in calibrating.processed(args, args.run_ids, (PEAKS,), stop):
-        peaks.append(st.get_array(run_id, PEAKS, keep_columns=COLUMNS, progress_bar=False))
-        unit = area_unit(st, run_id, PEAKS)
-    return _Data(np.concatenate(peaks), unit)
+    return calibrating.finish(
+        args,
+        [(args.run_ids, result) for result in found],
+        lambda: analyses.energy_plots.plot_alphas(fit, units[-1]),
+        new,
+        lambda entry: values,
+        ["", *notes],
+    )
 
 
 def _photoelectrons(args: argparse.Namespace, stop: Stop) -> "dict[int, Result]":
@@ -165,12 +153,6 @@ def _photoelectrons(args: argparse.Namespace, stop: Stop) -> "dict[int, Result]"
         result = alphas.photoelectron_area(rows, sigma, excess=args.excess)
         found[channel] = replace(result, name=f"{result.name} {channel}")
     return found
-
-
-def _figure(data: _Data, fit: "Alphas") -> "Figure":
-    from amstrax.analyses.energy_plots import plot_alphas
-
-    return plot_alphas(fit, data.unit)
 
 
 main = calibrating.main_of(parse_args, work, log, "the lines")

@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,20 +127,18 @@ def run_id(text: str) -> str:
         ) from None
 
 
-def context_name(text: str) -> str:
-    """Return the name of a context."""
-    return _one_of("context", text, CONTEXTS)
+def _one_of(what: str, names: Collection[str]) -> Callable[[str], str]:
+    """Return the type of an option that is one of some names."""
+
+    def check(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"no {what} {text!r}{did_you_mean(text, names)}")
+        return text
+
+    return check
 
 
-def engine_name(text: str) -> str:
-    """Return the name of an engine."""
-    return _one_of("engine", text, ENGINES)
-
-
-def _one_of(what: str, text: str, names: Collection[str]) -> str:
-    if text not in names:
-        raise argparse.ArgumentTypeError(f"no {what} {text!r}{did_you_mean(text, names)}")
-    return text
+context_name, engine_name = _one_of("context", CONTEXTS), _one_of("engine", ENGINES)
 
 
 def run_document(text: str) -> dict[str, Any]:
@@ -176,30 +174,38 @@ def json_object(text: str, place: str = "") -> dict[str, Any]:
     return value
 
 
-def positive_number(text: str) -> float:
+def positive_number(text: str, type: Callable[[str], Any] = float, what: str = "number") -> Any:
     """Return a number above 0."""
     with contextlib.suppress(ValueError):
-        if float(text) > 0:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+        if type(text) > 0:
+            return type(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive {what}")
 
 
 def positive_integer(text: str) -> int:
     """Return an integer above 0."""
-    with contextlib.suppress(ValueError):
-        if int(text) > 0:
-            return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return positive_number(text, int, "whole number")
+
+
+def add_number(
+    parser: argparse.ArgumentParser,
+    name: str,
+    default: float,
+    metavar: str,
+    text: str,
+    type: Callable[[str], float] = float,
+    **more: Any,
+) -> None:
+    """Add an option for a number, with its default in the help."""
+    text = f"{text} (default: %(default)s)"
+    parser.add_argument(name, type=type, default=default, metavar=metavar, help=text, **more)
 
 
 def add_seconds(
     parser: argparse.ArgumentParser, name: str, default: float, text: str, **more: Any
 ) -> None:
     """Add an option for a time in seconds, with its default in the help."""
-    text = f"{text} (default: %(default)s)"
-    parser.add_argument(
-        name, type=positive_number, default=default, metavar="SECONDS", help=text, **more
-    )
+    add_number(parser, name, default, "SECONDS", text, positive_number, **more)
 
 
 def add_count(
@@ -211,47 +217,96 @@ def add_count(
     **more: Any,
 ) -> None:
     """Add an option for a positive integer, with its default in the help."""
-    text = f"{text} (default: %(default)s)"
-    parser.add_argument(
-        name, type=positive_integer, default=default, metavar=metavar, help=text, **more
-    )
+    add_number(parser, name, default, metavar, text, positive_integer, **more)
 
 
-def add_input(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the folder of live data, and for the plugins."""
-    parser.add_argument(
-        "--live_data_dir",
+def parts(text: str) -> tuple[str, ...]:
+    """Return the names in a list with commas."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+#: Options that several commands have: name -> arguments of ``add_argument``, see `add`
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "--live_data_dir": dict(
         type=Path,
         metavar="FOLDER",
         help="folder with the runs' folders of live data (default: from settings or run document)",
-    )
-    parser.add_argument(
-        "--config_kwargs",
+    ),
+    "--config_kwargs": dict(
         type=options,
         default={},
         metavar="JSON",
         help="options for the plugins, as '{\"elife\": 25000}', or a file with them",
-    )
-
-
-def add_context_kwargs(parser: argparse.ArgumentParser) -> None:
-    """Add the option for arguments of the context."""
-    parser.add_argument(
-        "--context_kwargs",
+    ),
+    "--context_kwargs": dict(
         type=json_object,
         default={},
         metavar="JSON",
         help="arguments for the context, as '{\"init_rundb\": false}'",
-    )
-
-
-def add_allow_incomplete(parser: argparse.ArgumentParser) -> None:
-    """Add the option for ended runs with incomplete live data."""
-    parser.add_argument(
-        "--allow_incomplete",
+    ),
+    "--allow_incomplete": dict(
         action="store_true",
         help="process ended runs although live data is missing; metadata and run database then "
         "list what is missing",
+    ),
+    "--reconstruction": dict(
+        type=parts,
+        default=(),
+        metavar="PARTS",
+        help="lab, improved, or parts of the improved reconstruction, as hits (default: lab)",
+    ),
+    "--queue": dict(help="queue, partition or job category (default: the setting AMSTRAX_QUEUE)"),
+    "--mem": dict(
+        type=positive_integer,
+        metavar="MB",
+        help="memory of a job (default: the setting AMSTRAX_JOB_MEMORY, or else 2000)",
+    ),
+    "--yields": dict(
+        default="nest",
+        help="model of photon and electron yields: nest (nestpy), or simple, which needs no nestpy "
+        "(default: %(default)s)",
+    ),
+    "--trends": dict(
+        action="store_true",
+        help="after a run is done, keep a row of its rates, baselines, gains and so on in the run "
+        "database, see `amstrax trends`; if that fails, the run is done all the same",
+    ),
+    "--workers": dict(
+        type=positive_integer,
+        default=1,
+        metavar="N",
+        help="number of cores to use (default: %(default)s)",
+    ),
+    "--progress": dict(
+        action=argparse.BooleanOptionalAction,
+        help="show a progress bar (default: in a terminal) instead of log lines",
+    ),
+    "--debug": dict(action="store_true", help="log more, and errors in full"),
+}
+
+
+def add(parser: argparse.ArgumentParser, *names: str, **changes: Any) -> None:
+    """Add options of `OPTIONS`; `changes` are other arguments of ``add_argument`` for them."""
+    for name in names:
+        parser.add_argument(name, **{**OPTIONS[name], **changes})
+
+
+def add_detector(parser: argparse.ArgumentParser, default: str = "xams") -> None:
+    """Add the option for the detector of the runs."""
+    parser.add_argument(
+        "--detector",
+        choices=DETECTORS,
+        default=default,
+        help="detector of the runs (default: xams)",
+    )
+
+
+def add_context(parser: argparse.ArgumentParser, made: str) -> None:
+    """Add the option for the context, by default the first that makes `made`."""
+    parser.add_argument(
+        "--context",
+        type=context_name,
+        help=f"one of {', '.join(CONTEXTS)} (default: the first that makes the {made})",
     )
 
 
@@ -270,21 +325,16 @@ def add_target(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> No
         metavar="TYPE",
         help="data types to make (default: the raw data of the context)",
     )
-    parser.add_argument(
-        "--context",
-        type=context_name,
-        help=f"one of {', '.join(CONTEXTS)} (default: the first that makes the targets)",
-    )
+    add_context(parser, "targets")
     parser.add_argument(
         "--detector",
         choices=DETECTORS,
         help="detector whose run database knows the runs (default: that of the context)",
     )
     add_data(parser, output)
-    add_allow_incomplete(parser)
+    add(parser, "--allow_incomplete")
     add_corrections_version(parser)
-    add_reconstruction(parser)
-    add_workers(parser)
+    add(parser, "--reconstruction", "--workers")
 
 
 def add_corrections_version(
@@ -298,26 +348,10 @@ def add_corrections_version(
     )
 
 
-def parts(text: str) -> tuple[str, ...]:
-    """Return the names in a list with commas."""
-    return tuple(part.strip() for part in text.split(","))
-
-
-def add_reconstruction(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the reconstruction."""
-    parser.add_argument(
-        "--reconstruction",
-        type=parts,
-        default=(),
-        metavar="PARTS",
-        help="lab, improved, or parts of the improved reconstruction, as hits (default: lab)",
-    )
-
-
 def add_data(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> None:
     """Add the options for the folders of data, and for plugin options."""
     parser.add_argument("--output_folder", type=Path, metavar="FOLDER", help=output)
-    add_input(parser)
+    add(parser, "--live_data_dir", "--config_kwargs")
 
 
 def add_work(parser: argparse.ArgumentParser) -> None:
@@ -331,15 +365,7 @@ def add_work(parser: argparse.ArgumentParser) -> None:
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     """Add the options for the resources of jobs, and for their engine and folders."""
     add_engine(parser)
-    parser.add_argument(
-        "--queue", help="queue, partition or job category (default: the setting AMSTRAX_QUEUE)"
-    )
-    parser.add_argument(
-        "--mem",
-        type=positive_integer,
-        metavar="MB",
-        help="memory of a job (default: the setting AMSTRAX_JOB_MEMORY, or else 2000)",
-    )
+    add(parser, "--queue", "--mem")
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
@@ -351,31 +377,18 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         "or else local)",
     )
     for what, name in (("scripts", "job"), ("logs", "log")):
+        setting = f"AMSTRAX_{name.upper()}_FOLDER"
+        default = settings.BATCH[setting][1]
+        with contextlib.suppress(InvalidOption):  # Of the settings, which fails later
+            default = settings.batch(setting)
         parser.add_argument(
             f"--{name}_folder",
             type=Path,
-            default=_folder_setting(f"AMSTRAX_{name.upper()}_FOLDER"),
+            default=Path(default),
             metavar="FOLDER",
-            help=f"folder for the {what} of jobs (default: the setting "
-            f"AMSTRAX_{name.upper()}_FOLDER, or else ./{name}s)",
+            help=f"folder for the {what} of jobs (default: the setting {setting}, or else "
+            f"./{name}s)",
         )
-
-
-def _folder_setting(name: str) -> Path:
-    """Return a folder of the settings; its default if they are invalid, which fails later."""
-    with contextlib.suppress(InvalidOption):
-        return Path(settings.batch(name))
-    return Path(settings.BATCH[name][1])
-
-
-def add_yields(parser: argparse.ArgumentParser) -> None:
-    """Add the option ``--yields``, as of `amstrax.simulation.simulate`."""
-    parser.add_argument(
-        "--yields",
-        default="nest",
-        help="model of photon and electron yields: nest (nestpy), or simple, which needs no nestpy "
-        "(default: %(default)s)",
-    )
 
 
 def trend_limits(text: str) -> dict[str, Any]:
@@ -418,41 +431,8 @@ def add_trend_limits(parser: argparse.ArgumentParser, name: str) -> None:
 
 def add_trends(parser: argparse.ArgumentParser) -> None:
     """Add the options for a row of `amstrax trends` of each run."""
-    parser.add_argument(
-        "--trends",
-        action="store_true",
-        help="after a run is done, keep a row of its rates, baselines, gains and so on in the run "
-        "database, see `amstrax trends`; if that fails, the run is done all the same",
-    )
+    add(parser, "--trends")
     add_trend_limits(parser, "--trend_limit")
-
-
-def add_workers(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the number of cores."""
-    add_count(parser, "--workers", 1, "number of cores to use")
-
-
-def add_log_folder(parser: argparse.ArgumentParser) -> None:
-    """Add the option for the log folder of a command."""
-    parser.add_argument(
-        "--log_folder",
-        type=Path,
-        metavar="FOLDER",
-        help="folder for the log, with a folder for each day (default: setting "
-        "AMSTRAX_LOG_FOLDER, or ./logs)",
-    )
-
-
-def add_live_data(parser: argparse.ArgumentParser, done: str) -> None:
-    """Add the option for folders of live data; `done` is ``copied`` or ``deleted``."""
-    parser.add_argument(
-        "--live_data",
-        nargs="+",
-        type=Path,
-        metavar="FOLDER",
-        help=f"folders of live data that may be {done} from (default: setting XAMS_LIVE_DATA or "
-        "XAMSL_LIVE_DATA)",
-    )
 
 
 def add_live_runs(parser: argparse.ArgumentParser, done: str, default: str, pause: float) -> None:
@@ -461,9 +441,7 @@ def add_live_runs(parser: argparse.ArgumentParser, done: str, default: str, paus
     `done` is ``copied`` or ``deleted``, `default` describes the runs without ``--run_id``, `pause`
     is the default pause [s].
     """
-    parser.add_argument(
-        "--detector", choices=DETECTORS, default="xams", help="detector of the runs (default: xams)"
-    )
+    add_detector(parser)
     parser.add_argument(
         "--run_id",
         nargs="+",
@@ -471,18 +449,18 @@ def add_live_runs(parser: argparse.ArgumentParser, done: str, default: str, paus
         type=run_id,
         help=f"only these runs (default: {default})",
     )
-    add_live_data(parser, done)
+    parser.add_argument(
+        "--live_data",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help=f"folders of live data that may be {done} from (default: setting XAMS_LIVE_DATA or "
+        "XAMSL_LIVE_DATA)",
+    )
     parser.add_argument(
         "--max_runs", type=positive_integer, metavar="N", help="largest number of runs in a round"
     )
     parser.add_argument("--dry_run", action="store_true", help=f"only report what would be {done}")
-    add_rounds(parser, pause)
-    add_log_folder(parser)
-    add_console(parser)
-
-
-def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
-    """Add the options for repeated work."""
     parser.add_argument(
         "--loop",
         "--loop_infinite",
@@ -490,23 +468,20 @@ def add_rounds(parser: argparse.ArgumentParser, pause: float) -> None:
         help="repeat until stopped (SIGTERM, SIGHUP, Ctrl-C)",
     )
     add_seconds(parser, "--pause", pause, "time between two rounds")
+    parser.add_argument(
+        "--log_folder",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the log, with a folder for each day (default: setting "
+        "AMSTRAX_LOG_FOLDER, or ./logs)",
+    )
+    add_console(parser)
 
 
 def add_console(parser: argparse.ArgumentParser, debug: Any = False) -> None:
     """Add the options for progress and log of a command; `debug` is the default of ``--debug``."""
-    parser.add_argument(
-        "--progress",
-        action=argparse.BooleanOptionalAction,
-        help="show a progress bar (default: in a terminal) instead of log lines",
-    )
-    add_debug(parser, debug)
-
-
-def add_debug(parser: argparse.ArgumentParser, default: Any = False) -> None:
-    """Add the option for a longer log."""
-    parser.add_argument(
-        "--debug", action="store_true", default=default, help="log more, and errors in full"
-    )
+    add(parser, "--progress")
+    add(parser, "--debug", default=debug)
 
 
 def shows_progress(progress: bool | None) -> bool:
@@ -600,18 +575,12 @@ def run_rounds(
 ) -> None:
     """Run rounds until stopped; each failure doubles the pause before the next round.
 
-    Errors are logged when they begin, and again when they are over.
+    Errors are logged when they begin, with a `remark`, and again when they are over.
 
     Parameters
     ----------
-    one_round
-        Does the work of a round.
     pause, longest_wait
         Time between two rounds, and the longest such time after failures [s].
-    stop, logger
-        Stop flag and logger of the command.
-    remark
-        Added to the line about an error.
     is_fatal
         Returns whether an error is raised, which ends the loop.
     after
@@ -647,7 +616,7 @@ def repeat(
 ) -> None:
     """Run one round or, with ``args.loop``, a round every ``args.pause`` seconds until stopped.
 
-    `args` has the options of `add_rounds`; for the other parameters see `run_rounds`.
+    `args` has the options of `add_live_runs`; for the other parameters see `run_rounds`.
     """
     if not args.loop:
         one_round()
@@ -676,22 +645,9 @@ def run_tool(
 ) -> int:
     """Do the work of a command, and return its exit status: 0, 1 on failure, 2 on wrong use.
 
-    A failure is logged as one line, with ``--debug`` in full.
-
-    Parameters
-    ----------
-    args
-        Options of the command: ``debug``, and with `log_name` ``log_folder``.
-    logger
-        Logger of the command.
-    work
-        Does the work, and returns text to print, if any. Signals set its `Stop`.
-    what, folder, option
-        See `describe_failure`.
-    log_name
-        Log to the file of this name too, in ``args.log_folder`` or the folder of the settings.
-    around
-        Context manager around the work.
+    The work returns text to print, if any; signals set its `Stop`. A failure is logged as one line,
+    see `describe_failure`, with ``args.debug`` in full. With `log_name` the log is also in the file
+    of this name, in ``args.log_folder`` or the folder of the settings.
     """
     log_to_console(args.debug)
     _end_quickly()
@@ -720,16 +676,7 @@ def run_subcommand(
 ) -> int:
     """Do the work of a subcommand that prints, and return its exit status, as `run_tool` does.
 
-    Parameters
-    ----------
-    args
-        Options of the command, of which ``debug`` is used.
-    logger
-        Logger of the command.
-    work
-        Prints, and returns an exit status or None for 0.
-    errors
-        Failures to log; others are bugs.
+    The work returns an exit status, or None for 0. Errors other than these are bugs.
     """
     log_to_console(args.debug)
     status = None
@@ -854,14 +801,7 @@ def save_figure(figure: Any, path: Path, **options: Any) -> None:
 def describe_failure(error: Exception, what: str, folder: object, option: str) -> str:
     """Return one line with failure, place and remedy.
 
-    Parameters
-    ----------
-    error
-        Error that ended the work.
-    what
-        Subject of the work, such as ``run 006724``.
-    folder, option
-        Output folder, and the option of the command that names it.
+    `what` is the subject of the work, such as ``run 006724``; `option` names the output folder.
     """
     if isinstance(error, AmstraxError):
         return str(error)

@@ -63,16 +63,9 @@ def add_range(
 
 
 def add_options(parser: argparse.ArgumentParser, runs: str, *write_aliases: str) -> None:
-    """Add the options of all commands that measure corrections.
+    """Add the options of all commands that measure corrections, for `check_options`.
 
-    Parameters
-    ----------
-    parser
-        Parser of the command, which then calls `check_options`.
-    runs
-        Help on the runs.
-    write_aliases
-        Other names of ``--write``.
+    `runs` is the help on the runs, `write_aliases` are other names of ``--write``.
     """
     add = parser.add_argument
     add("run_ids", nargs="+", metavar="RUN_ID", type=base.run_id, help=runs)
@@ -110,7 +103,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder of processed data (default: ./strax_data)",
     )
-    base.add_input(parser)
+    base.add(parser, "--live_data_dir", "--config_kwargs")
     parser.add_argument(
         "--testing_rundoc",
         nargs="+",
@@ -119,27 +112,22 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="run documents to use instead of the run database's, one for each run in the order of "
         "the runs",
     )
-    base.add_context_kwargs(parser)
-    base.add_allow_incomplete(parser)
+    base.add(parser, "--context_kwargs", "--allow_incomplete")
     base.add_seconds(
         parser,
         "--timeout",
         1.0,
         "give up when a run that has not ended gets no new live data for this long",
     )
-    base.add_workers(parser)
+    base.add(parser, "--workers")
     base.add_console(parser)
 
 
 def add_events(parser: argparse.ArgumentParser) -> None:
     """Add the options of commands that use events."""
-    parser.add_argument(
-        "--context",
-        type=base.context_name,
-        help=f"one of {', '.join(base.CONTEXTS)} (default: the first that makes the data)",
-    )
+    base.add_context(parser, "data")
     base.add_corrections_version(parser)
-    base.add_reconstruction(parser)
+    base.add(parser, "--reconstruction")
 
 
 def check_options(
@@ -279,15 +267,30 @@ def check_run(
 
 
 def load(
-    args: argparse.Namespace, targets: Sequence[str], columns: Sequence[str], stop: Stop
+    args: argparse.Namespace,
+    targets: Sequence[str],
+    columns: Sequence[str],
+    stop: Stop,
+    look: Callable[[str, "strax.Context"], None] = lambda run_id, st: None,
 ) -> dict[str, "np.ndarray"]:
-    """Return columns of data types of one kind for each of ``args.run_ids``, see `processed`."""
-    return {
-        run_id: st.get_array(
+    """Return columns of data types of one kind for each of ``args.run_ids``, see `processed`.
+
+    `look` is called with each run and its context, before data is loaded.
+    """
+    found = {}
+    for run_id, st in processed(args, args.run_ids, targets, stop):
+        look(run_id, st)
+        found[run_id] = st.get_array(
             run_id, tuple(targets), keep_columns=tuple(columns), progress_bar=False
         )
-        for run_id, st in processed(args, args.run_ids, targets, stop)
-    }
+    return found
+
+
+def load_together(*args: Any) -> "np.ndarray":
+    """Return the data of all runs of `load` in one array."""
+    import numpy as np
+
+    return np.concatenate(list(load(*args).values()))
 
 
 # Results
@@ -304,14 +307,34 @@ def table(results: Sequence[Found]) -> str:
     return base.format_table(rows)
 
 
+def finish(
+    args: argparse.Namespace,
+    results: Sequence[Found],
+    draw: "Callable[[], Figure]",
+    new: Iterable["NewEntry"],
+    value_of: Callable[["NewEntry"], Any],
+    text: Sequence[str],
+    has_table: bool = True,
+) -> str:
+    """Save the figure, write JSON and correction files, and return the text to print.
+
+    This is the table of results unless there is none, the `text`, and what was written: `value_of`
+    each of the `new` entries.
+    """
+    if args.plot is not None:
+        save_plot(args.plot, draw)
+    if args.json is not None:
+        write_json(args, results)
+    written = [write_entry(entry, value_of(entry)) for entry in new]
+    return "\n".join([*([table(results)] if has_table else ()), *text, *written])
+
+
 def write_json(args: argparse.Namespace, results: Sequence[Found]) -> None:
-    """Write results to ``args.json``, if it is set.
+    """Write results to ``args.json``.
 
     The file has a list of objects with ``name``, ``value``, ``lower``, ``upper``, ``unit``,
     ``method``, ``runs`` and ``options``. Numbers that are not finite are null.
     """
-    if args.json is None:
-        return
     options = {name: value for name, value in vars(args).items() if name not in _NOT_SHOWN}
     rows = [
         {name: _finite(value) for name, value in asdict(result).items()}
@@ -329,13 +352,12 @@ def _finite(value: Any) -> Any:
     return float(value) if math.isfinite(value) else None
 
 
-def save_plot(args: argparse.Namespace, draw: "Callable[[], Figure]") -> None:
-    """Draw a figure and save it as ``args.plot``, if that is set; UsageError for its format."""
-    if args.plot is not None:
-        try:
-            base.save_figure(draw(), args.plot)
-        except ValueError as error:
-            raise UsageError(f"--plot {args.plot}: {error}") from None
+def save_plot(path: Path, draw: "Callable[[], Figure]") -> None:
+    """Draw a figure and save it; UsageError for its format."""
+    try:
+        base.save_figure(draw(), path)
+    except ValueError as error:
+        raise UsageError(f"--plot {path}: {error}") from None
 
 
 # Correction files

@@ -42,13 +42,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="NAME",
         help=f"name of the campaign, as v2_2026; {campaigns.ALL!r} lists all campaigns",
     )
-    base.add_debug(parser)
+    base.add(parser, "--debug")
     default = "default: plan if runs or options follow, else status"
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", help=default)
 
     def command(name: str, help_: str, epilog: str = "") -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help_, description=help_, epilog=epilog)
-        return sub
+        return commands.add_parser(name, help=help_, description=help_, epilog=epilog)
 
     plan = command("plan", "find what is to be made of which runs, and what that takes")
     submit_stbc.add_runs(plan)
@@ -76,14 +75,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "time from a first failure to the next attempt, twice as long after each further one",
     )
     base.add_seconds(run, "--pause", 10.0, auto_processing.PAUSE_HELP)
-    run.add_argument(
-        "--keep_free",
-        type=base.positive_number,
-        default=1.0,
-        metavar="GB",
-        help="space on the disks for data that is not to be filled: submission waits "
-        "(default: %(default)s)",
-    )
+    text = "space on the disks for data that is not to be filled: submission waits"
+    base.add_number(run, "--keep_free", 1.0, "GB", text, base.positive_number)
     base.add_console(run, argparse.SUPPRESS)
 
     others = {
@@ -112,7 +105,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         )
     subs["remove"].add_argument("--yes", action="store_true", help="confirm the removal")
     for sub in subs.values():
-        base.add_debug(sub, argparse.SUPPRESS)
+        base.add(sub, "--debug", default=argparse.SUPPRESS)
     args = parser.parse_args(_with_plan(sys.argv[1:] if argv is None else argv))
     if args.name in commands.choices:
         parser.error(f"{args.name!r} is a command: the name of a campaign is given before it")

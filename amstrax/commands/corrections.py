@@ -30,7 +30,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
     def command(name: str, help_: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_)
-        base.add_debug(sub)
+        base.add(sub, "--debug")
         return sub
 
     show = command("show", "show the options that a version sets for a run")

@@ -13,7 +13,6 @@ from amstrax import settings
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, NotAvailable, UsageError
 from amstrax.rundb.leases import Stop
-from amstrax.settings import DETECTORS
 
 if TYPE_CHECKING:
     from amstrax.dashboard.site import Site
@@ -33,9 +32,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "this machine can reach it, and it changes nothing.",
     )
     add = parser.add_argument
-    add(
-        "--detector", choices=DETECTORS, default="xams", help="detector of the runs (default: xams)"
-    )
+    base.add_detector(parser)
     add(
         "--port",
         type=int,
@@ -95,10 +92,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     base.add_engine(parser)
     base.add_data(parser)
     base.add_corrections_version(parser, "none, unless a page asks for one")
-    base.add_reconstruction(parser)
+    base.add(parser, "--reconstruction")
     base.add_seconds(parser, "--refresh", 5.0, "interval between two refreshes of a page")
     add("--check", action="store_true", help="start, request each page once, and exit")
-    base.add_debug(parser)
+    base.add(parser, "--debug")
     return parser.parse_args(argv)
 
 

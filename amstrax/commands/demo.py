@@ -52,8 +52,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="output folder (default: ./%(default)s)",
     )
     base.add_seconds(parser, "--duration", 60.0, "duration of the run")
-    base.add_yields(parser)
-    base.add_workers(parser)
+    base.add(parser, "--yields", "--workers")
     parser.add_argument(
         "--force", action="store_true", help="make all parts again, and replace existing ones"
     )
@@ -102,10 +101,10 @@ def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
         TARGETS,
         run.options(),
         stop,
-        args.workers,
-        args.progress,
         from_scratch=not is_complete and processed.exists(),
-        document=documents.find_run(collection, run.run_id),
+        workers=args.workers,
+        progress=args.progress,
+        run_document=documents.find_run(collection, run.run_id),
     )
     st = contexts.xams(
         output_folder=processed, init_rundb=False, config=to_dict_tuple(run.options())

@@ -4,17 +4,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
+from amstrax import analyses
 from amstrax.commands import base, calibrating
 from amstrax.exceptions import NoResult, UsageError
 from amstrax.rundb.leases import Stop
-
-if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    from amstrax.calibration.drift import Diffusion, Edge
 
 log = logging.getLogger("amstrax.drift")
 
@@ -44,13 +39,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="distance of the two [mm] (default: gate_cathode_distance of the context)",
     )
     calibrating.add_range(parser, "--s2_range", "use S2s of these areas [PE] (default: all)")
-    parser.add_argument(
-        "--se_gain",
-        type=base.positive_number,
-        default=10.0,
-        metavar="PE",
-        help="area of an electron, for widths of faint S2s [PE] (default: %(default)g)",
-    )
+    text = "area of an electron, for widths of faint S2s [PE]"
+    base.add_number(parser, "--se_gain", 10.0, "PE", text, base.positive_number)
     base.add_count(parser, "--bootstrap", 50, "number of samples for the bootstrap")
     return calibrating.check_options(parser, parser.parse_args(argv))
 
@@ -71,7 +61,7 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     events, length, max_length = _load(args, stop)
     gate, cathode = drift.find_edges(events["drift_time"], args.guess, args.bootstrap)
     velocity = drift.velocity(gate.likelihood, cathode.likelihood, length)
-    results = [gate.likelihood, gate.bootstrap, cathode.likelihood, cathode.bootstrap, velocity]
+    found = [gate.likelihood, gate.bootstrap, cathode.likelihood, cathode.bootstrap, velocity]
     lines = []
     diffusion = None
     inside = (events["drift_time"] > gate.edge) & (events["drift_time"] < cathode.edge)
@@ -83,39 +73,42 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
             events["s2_area"][inside],
             args.se_gain,
         )
-        results.append(diffusion.result)
+        found.append(diffusion.result)
     except NoResult as error:
         lines.append(f"no diffusion: {error}")
-    found = [(args.run_ids, result) for result in results if result is not None]
-    calibrating.save_plot(args, lambda: _figure(events, gate, cathode, diffusion))
-    calibrating.write_json(args, found)
-    values = {result.name: result.value for result in reversed(results) if result is not None}
+    results = [result for result in found if result is not None]
+    values = {result.name: result.value for result in reversed(results)}
     if any(entry.option == OPTIONS[2] for entry in new):
         _check_longest(max_length, velocity.value, cathode.edge)
-    lines += [calibrating.write_entry(entry, values[entry.option]) for entry in new]
-    return "\n".join([calibrating.table(found), *lines])
+    return calibrating.finish(
+        args,
+        [(args.run_ids, result) for result in results],
+        lambda: analyses.calibration_plots.plot_drift(events, gate, cathode, diffusion),
+        new,
+        lambda entry: values[entry.option],
+        lines,
+    )
 
 
-def _load(args: argparse.Namespace, stop: Stop) -> tuple["np.ndarray", float, float]:
+def _load(args: argparse.Namespace, stop: Stop) -> tuple[Any, float, float]:
     """Return events, distance of gate and cathode, and max_drift_length of the context [mm]."""
-    import numpy as np
+    lengths, longest = set(), []
 
-    parts, lengths, longest = [], set(), np.inf
-    for run_id, st in calibrating.processed(args, args.run_ids, ("event_info",), stop):
-        parts.append(st.get_array(run_id, "event_info", keep_columns=_COLUMNS, progress_bar=False))
+    def look(run_id: str, st: Any) -> None:
         positions = st.get_single_plugin(run_id, "event_positions")
         lengths.add(args.drift_length or float(positions.gate_cathode_distance))
-        longest = min(longest, float(st.get_single_plugin(run_id, "event_basics").max_drift_length))
+        longest.append(float(st.get_single_plugin(run_id, "event_basics").max_drift_length))
+
+    events = calibrating.load_together(args, ("event_info",), _COLUMNS, stop, look)
     if len(lengths) > 1:
         raise UsageError(
             f"gate_cathode_distance differs between the runs ({sorted(lengths)} mm): give the "
             "distance with --drift_length"
         )
-    events = np.concatenate(parts)
     if args.s2_range:
         low, high = args.s2_range
         events = events[(events["s2_area"] > low) & (events["s2_area"] < high)]
-    return events, lengths.pop(), longest
+    return events, lengths.pop(), min(longest)
 
 
 def _check_longest(max_length: float, velocity: float, cathode: float) -> None:
@@ -130,14 +123,6 @@ def _check_longest(max_length: float, velocity: float, cathode: float) -> None:
             cathode,
             1.05 * cathode * velocity,
         )
-
-
-def _figure(
-    events: "np.ndarray", gate: "Edge", cathode: "Edge", diffusion: "Diffusion | None"
-) -> "Figure":
-    from amstrax.analyses import calibration_plots
-
-    return calibration_plots.plot_drift(events, gate, cathode, diffusion)
 
 
 main = calibrating.main_of(parse_args, work, log, "the drift")

@@ -4,15 +4,15 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from amstrax import analyses
 from amstrax.commands import base, calibrating
 from amstrax.exceptions import NoResult
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.figure import Figure
 
     from amstrax.calibration.lifetime import Lifetime
 
@@ -34,11 +34,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     calibrating.add_options(parser, "runs with a source of one energy, analysed together")
     calibrating.add_events(parser)
     add = parser.add_argument
-    calibrating.add_range(
-        parser,
-        "--s2_range",
-        "use S2s of these areas [PE] (default: all, of which the densest line is found)",
-    )
+    text = "use S2s of these areas [PE] (default: all, of which the densest line is found)"
+    calibrating.add_range(parser, "--s2_range", text)
     calibrating.add_range(
         parser,
         "--drift_range",
@@ -86,25 +83,30 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         except NoResult as error:
             lines.append(f"run {run_id} alone: {error}")
     line = found.line
-    lines.insert(0, calibrating.table(results))
     lines.append(
         f"{line.in_band.sum()} events; lower limit {found.limit:.4g} ns at 90 % confidence; "
         f"chi2 {line.chi2:.1f} for {len(line.time) - 2} degrees of freedom"
     )
     if line.chi2 > _ODD_CHI2 * max(len(line.time) - 2, 1):
         log.warning("S2s do not fall exponentially with drift time (chi2 above): see --plot")
-    calibrating.save_plot(args, lambda: _figure(kept, found, by_run))
-    calibrating.write_json(args, results)
-    return "\n".join([*lines, *(_write(entry, found) for entry in new)])
 
+    def value_of(entry: calibrating.NewEntry) -> float:
+        if not found.likelihood.value < float("inf"):
+            raise NoResult(
+                f"the lifetime is above {found.limit:.4g} ns (90 %) without an upper end, and was "
+                f"not written to {entry.path}: take more data, or write that number yourself"
+            )
+        return found.likelihood.value
 
-def _write(entry: calibrating.NewEntry, found: "Lifetime") -> str:
-    if not found.likelihood.value < float("inf"):
-        raise NoResult(
-            f"the lifetime is above {found.limit:.4g} ns (90 %) without an upper end, and was not "
-            f"written to {entry.path}: take more data, or write that number yourself"
-        )
-    return calibrating.write_entry(entry, found.likelihood.value)
+    def draw() -> Any:
+        figure = analyses.style.new_figure((12, 5) if by_run else (7, 5))
+        axes = figure.subplots(1, 2) if by_run else [figure.add_subplot()]
+        analyses.calibration_plots.plot_lifetime(kept, found, axes[0])
+        if by_run:
+            analyses.calibration_plots.plot_trend(by_run, axes[1])
+        return figure
+
+    return calibrating.finish(args, results, draw, new, value_of, lines)
 
 
 def measure(events: "np.ndarray", args: argparse.Namespace) -> tuple["np.ndarray", "Lifetime"]:
@@ -115,23 +117,8 @@ def measure(events: "np.ndarray", args: argparse.Namespace) -> tuple["np.ndarray
     from amstrax.calibration import lifetime
 
     return lifetime.lifetime_of_events(
-        events,
-        args.s2_range,
-        args.drift_range,
-        args.allow_saturated,
-        args.bootstrap,
+        events, args.s2_range, args.drift_range, args.allow_saturated, args.bootstrap
     )
-
-
-def _figure(events: "np.ndarray", found: "Lifetime", by_run: dict) -> "Figure":
-    from amstrax.analyses import calibration_plots, style
-
-    figure = style.new_figure((12, 5) if by_run else (7, 5))
-    axes = figure.subplots(1, 2) if by_run else [figure.add_subplot()]
-    calibration_plots.plot_lifetime(events, found, axes[0])
-    if by_run:
-        calibration_plots.plot_trend(by_run, axes[1])
-    return figure
 
 
 main = calibrating.main_of(parse_args, work, log, "the lifetime")

@@ -7,16 +7,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from amstrax import analyses
 from amstrax.commands import base, calibrating
 from amstrax.exceptions import NoResult, UsageError
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.figure import Figure
 
     from amstrax.calibration.energy import EnergyScale, Line, PeakFit
-    from amstrax.calibration.result import Result
 
     Scales = Mapping[str, EnergyScale | NoResult]
 
@@ -81,14 +80,14 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "range of cS1 and of cS2 in which it is the densest place [PE]. Can be given more than "
         "once",
     )
-    add(
+    base.add_number(
+        parser,
         "--w",
-        type=float,
-        default=13.7,
-        metavar="EV",
-        help="mean energy for a photon or an electron [eV]: 13.7 (C. Dahl, thesis, Princeton "
-        "2009) or 11.5 (EXO-200, arXiv:1908.04128; L. Baudis et al., arXiv:2109.07151). g1 and "
-        "g2 are proportional to it (default: %(default)s)",
+        13.7,
+        "EV",
+        "mean energy for a photon or an electron [eV]: 13.7 (C. Dahl, thesis, Princeton 2009) or "
+        "11.5 (EXO-200, arXiv:1908.04128; L. Baudis et al., arXiv:2109.07151). g1 and g2 are "
+        "proportional to it",
     )
     add(
         "--method",
@@ -101,21 +100,21 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="KEV",
         help="line whose ellipse is taken (default: that with the most energy)",
     )
-    add(
+    base.add_number(
+        parser,
         "--fano",
-        type=float,
-        default=0.03,
-        metavar="F",
-        help="variance / mean of the number of quanta, for the ellipse: 0.03 (C. Dahl); NEST has "
-        "more, such as 1.7 at 60 keV and 500 V/cm (default: %(default)s)",
+        0.03,
+        "F",
+        "variance / mean of the number of quanta, for the ellipse: 0.03 (C. Dahl); NEST has more, "
+        "such as 1.7 at 60 keV and 500 V/cm",
     )
-    add(
+    base.add_number(
+        parser,
         "--s2_noise",
-        type=float,
-        default=0.0,
-        metavar="PE",
-        help="variance / mean of the area of S2s of a fixed number of electrons, for the ellipse "
-        "[PE]: about half of the single-electron gain (default: %(default)s)",
+        0.0,
+        "PE",
+        "variance / mean of the area of S2s of a fixed number of electrons, for the ellipse [PE]: "
+        "about half of the single-electron gain",
     )
     args = calibrating.check_options(parser, parser.parse_args(argv))
     for line in args.lines:
@@ -151,18 +150,25 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     if isinstance(chosen, NoResult):
         raise chosen
     peaks = _peaks(chosen, lines, events)
-    found = _results(args, scales, peaks)
-    calibrating.save_plot(args, lambda: _figure(cs1, cs2, lines, chosen, peaks))
-    calibrating.write_json(args, found)
-    text = [calibrating.table(found), "", f"W = {args.w:g} eV"]
+    rows = []
+    text = ["", f"W = {args.w:g} eV"]
     for name, scale in scales.items():
         if isinstance(scale, NoResult):
             text.append(f"{name}: none: {scale}")
         else:
+            rows += [scale.g1, scale.g2]
             fit = f", chi2/free {scale.chi2:.1f}/{scale.n_free}" if scale.n_free else ""
             text.append(f"{name}: correlation of g1 and g2 {scale.correlation:.3f}{fit}")
-    written = [calibrating.write_entry(e, getattr(chosen, e.option).value) for e in new]
-    return "\n".join([*text, *written])
+    for peak in peaks.values():
+        rows += [peak.mean, peak.sigma, peak.resolution]
+    return calibrating.finish(
+        args,
+        [(args.run_ids, row) for row in rows],
+        lambda: analyses.energy_plots.plot_energy(cs1, cs2, lines, chosen, peaks),
+        new,
+        lambda entry: getattr(chosen, entry.option).value,
+        text,
+    )
 
 
 def _find_lines(
@@ -207,14 +213,12 @@ def _scales(
     energy = args.ellipse_line or max(line.energy for line in lines)
     line, own = next(pair for pair in zip(lines, events, strict=True) if pair[0].energy == energy)
     scales: dict[str, EnergyScale | NoResult] = {}
-    for name in ("doke", "ellipse"):
+    for name, fit, options in (
+        ("doke", doke_fit, (lines, args.w)),
+        ("ellipse", ellipse_fit, (line, own["cs1"], own["cs2"], args.w, args.fano, args.s2_noise)),
+    ):
         try:
-            if name == "doke":
-                scales[name] = doke_fit(lines, args.w)
-            else:
-                scales[name] = ellipse_fit(
-                    line, own["cs1"], own["cs2"], args.w, args.fano, args.s2_noise
-                )
+            scales[name] = fit(*options)
         except NoResult as error:
             scales[name] = error
     return scales
@@ -237,30 +241,6 @@ def _peaks(
         except NoResult as error:
             log.warning("%s", error)
     return peaks
-
-
-def _results(
-    args: argparse.Namespace, scales: "Scales", peaks: "Mapping[float, PeakFit]"
-) -> "list[calibrating.Found]":
-    rows: list[Result] = []
-    for scale in scales.values():
-        if not isinstance(scale, NoResult):
-            rows += [scale.g1, scale.g2]
-    for peak in peaks.values():
-        rows += [peak.mean, peak.sigma, peak.resolution]
-    return [(args.run_ids, row) for row in rows]
-
-
-def _figure(
-    cs1: "np.ndarray",
-    cs2: "np.ndarray",
-    lines: "Sequence[Line]",
-    scale: "EnergyScale",
-    peaks: "Mapping[float, PeakFit]",
-) -> "Figure":
-    from amstrax.analyses.energy_plots import plot_energy
-
-    return plot_energy(cs1, cs2, lines, scale, peaks)
 
 
 main = calibrating.main_of(parse_args, work, log, "the scale")

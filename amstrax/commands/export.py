@@ -24,7 +24,6 @@ import math
 import os
 import re
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
@@ -99,18 +98,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar=("START", "STOP"),
         help="export rows within this range [s since the start of each run]; needs stored data",
     )
-    add(
-        "--context",
-        type=base.context_name,
-        help=f"one of {', '.join(base.CONTEXTS)} (default: the first that makes the targets)",
-    )
+    base.add_context(parser, "targets")
     base.add_data(
         parser, "folder of the data (default: ./strax_data, for xams_little ./amstrax_data)"
     )
     base.add_corrections_version(parser)
-    base.add_reconstruction(parser)
-    base.add_context_kwargs(parser)
-    base.add_workers(parser)
+    base.add(parser, "--reconstruction", "--context_kwargs", "--workers")
     base.add_console(parser)
     args = parser.parse_args(argv)
     args.run_ids = list(dict.fromkeys(args.run_ids))
@@ -187,23 +180,19 @@ class Content:
 
     def as_json(self) -> str:
         """Return the metadata as JSON."""
-        columns = {
-            c.name: {
-                "dtype": str(c.dtype),
-                "shape": c.shape,
-                "unit": c.unit,
-                "description": c.description,
-            }
-            for c in self.columns
-        }
+        columns = {c.name: c._asdict() for c in self.columns}
+        for its in columns.values():
+            its["dtype"] = str(its["dtype"])
+            del its["name"]
         return json.dumps(asdict(self) | {"columns": columns}, indent=1, default=str)
 
 
-class _Format(ABC):
+class _Format:
     """Base of the writers of files: columns are written in batches of the same columns."""
 
     suffixes: tuple[str, ...]
     package = ""
+    _file: Any
 
     def __init__(self, path: Path, content: Content):
         self.content = content
@@ -211,16 +200,16 @@ class _Format(ABC):
             self.module = _imported(self.package)
         self._open(path)
 
-    @abstractmethod
-    def _open(self, path: Path) -> None: ...
+    def _open(self, path: Path) -> None:
+        raise NotImplementedError
 
-    @abstractmethod
     def write(self, columns: Mapping[str, "np.ndarray"]) -> None:
         """Add rows."""
+        raise NotImplementedError
 
-    @abstractmethod
     def close(self) -> None:
         """Complete the file."""
+        self._file.close()
 
 
 class _Csv(_Format):
@@ -236,9 +225,6 @@ class _Csv(_Format):
         flat = {name: x for column in columns for name, x in _flat(column, columns[column])}
         pd.DataFrame(flat).to_csv(self._file, index=False, header=self._header, lineterminator="\n")
         self._header = False
-
-    def close(self) -> None:
-        self._file.close()
 
 
 def _flat(name: str, values: "np.ndarray") -> Iterator[tuple[str, "np.ndarray"]]:
@@ -284,9 +270,6 @@ class _Hdf5(_Format):
             dataset.resize(n + len(values), axis=0)
             dataset[n:] = np.char.encode(values, "utf-8") if values.dtype.kind == "U" else values
 
-    def close(self) -> None:
-        self._file.close()
-
 
 class _Parquet(_Format):
     suffixes = (".parquet",)
@@ -304,22 +287,19 @@ class _Parquet(_Format):
             about = {"unit": unit, "description": description}
             fields.append(pyarrow.field(name, of_numbers, nullable=False, metadata=about))
         self._schema = pyarrow.schema(fields, metadata={"amstrax": self.content.as_json()})
-        self._writer = self.module.ParquetWriter(path, self._schema)
+        self._file = self.module.ParquetWriter(path, self._schema)
 
     def write(self, columns: Mapping[str, "np.ndarray"]) -> None:
         arrays = [
             self._array(columns[field.name], field.type).cast(field.type) for field in self._schema
         ]
-        self._writer.write_table(self._pyarrow.Table.from_arrays(arrays, schema=self._schema))
+        self._file.write_table(self._pyarrow.Table.from_arrays(arrays, schema=self._schema))
 
     def _array(self, values: "np.ndarray", type_: Any) -> Any:
         if values.ndim == 1:
             return self._pyarrow.array(values)
         inner = self._array(values.reshape(-1, *values.shape[2:]), type_.value_type)
         return self._pyarrow.FixedSizeListArray.from_arrays(inner, type=type_)
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 class _Root(_Format):
@@ -349,16 +329,8 @@ class _Root(_Format):
             {n: x.astype("int64") if x.dtype.kind == "U" else x for n, x in columns.items()}
         )
 
-    def close(self) -> None:
-        self._file.close()
 
-
-FORMATS: Mapping[str, type[_Format]] = {
-    "csv": _Csv,
-    "hdf5": _Hdf5,
-    "parquet": _Parquet,
-    "root": _Root,
-}
+FORMATS = {"csv": _Csv, "hdf5": _Hdf5, "parquet": _Parquet, "root": _Root}
 
 
 def _imported(package: str) -> Any:
@@ -375,16 +347,9 @@ def _imported(package: str) -> Any:
 def export(options: ExportOptions, stop: Stop) -> str:
     """Export data, and return the line to print.
 
-    Raises
-    ------
-    UsageError
-        If an option is invalid, or a file exists.
-    NotAvailable
-        Without the package for the format.
-    DataNotAvailable
-        If data is neither stored nor can it be made.
-    RunDatabaseUnreachable
-        If the options of a run cannot be read now.
+    Raises UsageError if an option is invalid or a file exists, NotAvailable without the package for
+    the format, DataNotAvailable if data is neither stored nor can be made, RunDatabaseUnreachable
+    if the options of a run cannot be read now.
     """
     st, processing = amstraxer.make_context(options.processing, options.run_ids[0])
     options = replace(options, processing=processing)

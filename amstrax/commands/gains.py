@@ -6,13 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from amstrax import analyses
 from amstrax.commands import base, calibrating
 from amstrax.exceptions import NoGain, UsageError
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.figure import Figure
 
     from amstrax.calibration.gains import Gain
     from amstrax.calibration.result import Result
@@ -33,11 +33,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         description="Measure the gain of each channel in LED calibration runs with two methods, "
         "and write the gains as an entry of a correction file",
     )
-    calibrating.add_options(
-        parser,
-        "LED runs of one setting, which are analysed together, as 006724",
-        "--output",
-    )
+    runs = "LED runs of one setting, which are analysed together, as 006724"
+    calibrating.add_options(parser, runs, "--output")
     add = parser.add_argument
     add(
         "--led_off",
@@ -107,15 +104,15 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         why = "".join(f"; channel {c}: {methods['mean']}" for c, methods in list(gains.items())[:1])
         raise NoGain(f"no channel of {', '.join(args.run_ids)} has a gain{why}")
     _warn(gains)
-    calibrating.save_plot(args, lambda: _figure(pulses, gains))
-    calibrating.write_json(args, [(args.run_ids, result) for result in results(gains)])
-    return "\n".join([text, *(_write(args, gains, entry) for entry in new)])
-
-
-def _figure(pulses: "np.ndarray", gains: "Gains") -> "Figure":
-    from amstrax.analyses.led_plots import plot_gains
-
-    return plot_gains(pulses, gains)
+    return calibrating.finish(
+        args,
+        [(args.run_ids, result) for result in results(gains)],
+        lambda: analyses.plot_gains(pulses, gains),
+        new,
+        lambda entry: _values(gains, args.method, dict(args.channels), entry),
+        [text],
+        has_table=False,
+    )
 
 
 def load(
@@ -213,19 +210,13 @@ def _warn(gains: "Gains") -> None:
             )
 
 
-def _write(args: argparse.Namespace, gains: "Gains", new: calibrating.NewEntry) -> str:
-    """Add the gains to the correction file, and return the message."""
-    from amstrax.corrections import lookup
-
-    before = lookup.value_before(lookup.read_entries(new.path), new.entry)
-    values = _values(gains, args.method, dict(args.channels), before if before else ())
-    return calibrating.write_entry(new, values)
-
-
 def _values(
-    gains: "Gains", method: str, given: Mapping[int, float], before: Sequence[float]
+    gains: "Gains", method: str, given: Mapping[int, float], new: calibrating.NewEntry
 ) -> list[float]:
     """Return the gain of each channel: given, else measured, else from the range before."""
+    from amstrax.corrections import lookup
+
+    before = lookup.value_before(lookup.read_entries(new.path), new.entry) or ()
     values = []
     for channel in range(max(len(before) - 1, *gains, *given) + 1):
         gain = gains.get(channel, {}).get(method)

@@ -4,15 +4,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from amstrax import analyses
 from amstrax.commands import base, calibrating
 from amstrax.exceptions import UsageError
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from amstrax.calibration.maps import LightMap
     from amstrax.calibration.result import Result
 
@@ -52,20 +51,13 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         ("z", 10, "bins of s1_map in z"),
         ("xy", 8, "bins of s2_map in each of x and y"),
     ):
-        add(
-            f"--{name}_bins",
-            type=base.positive_integer,
-            default=default,
-            metavar="N",
-            help=f"{text} (default: %(default)s)",
-        )
-    add(
+        base.add_count(parser, f"--{name}_bins", default, text)
+    base.add_count(
+        parser,
         "--min_events",
-        type=base.positive_integer,
-        default=30,
-        metavar="N",
-        help="bins with fewer events are merged with neighbours, in r or in x and y, until they "
-        "have so many (default: %(default)s)",
+        30,
+        "bins with fewer events are merged with neighbours, in r or in x and y, until they have so "
+        "many",
     )
     for name, what in (("radius", "radius"), ("depth", "depth of the cathode below the gate")):
         add(
@@ -99,16 +91,16 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     from amstrax.common import XAMS_VOLUME
 
     new = calibrating.new_entries(args, args.maps)  # reports errors in files before the work
-    parts = []
-    for run_id, st in calibrating.processed(args, args.run_ids, ("event_info",), stop):
+
+    def look(run_id: str, st: Any) -> None:
         if "s2_map" in args.maps and st.config.get("s2_map") is not None:
             raise UsageError(
                 f"S2s of run {run_id} are corrected with an s2_map already: set it to null with "
                 "--config_kwargs '{\"s2_map\": null}'"
             )
-        parts.append(st.get_array(run_id, "event_info", keep_columns=_COLUMNS, progress_bar=False))
+
     found = maps_of_events(
-        np.concatenate(parts),
+        calibrating.load_together(args, ("event_info",), _COLUMNS, stop, look),
         (args.r_bins, args.z_bins, args.xy_bins),
         args.maps,
         (args.cs1_range, args.cs2_range),
@@ -116,50 +108,39 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         args.radius or XAMS_VOLUME.radius,
         args.depth or XAMS_VOLUME.depth,
     )
-    rows = [(args.run_ids, row) for name, one in found.items() for row in results(name, one)]
-    calibrating.save_plot(args, lambda: _figure(found))
-    calibrating.write_json(args, rows)
     merged = [
         f"{name}: {np.sum(one.n_used > one.n_events)} of {one.ratio.size} bins merged, "
         f"{np.sum(one.ratio == 0)} without events, {one.n_events.sum()} events"
         for name, one in found.items()
     ]
-    written = [calibrating.write_entry(entry, found[entry.option].option()) for entry in new]
-    return "\n".join([calibrating.table(rows), "", *merged, *written])
+    return calibrating.finish(
+        args,
+        [(args.run_ids, row) for name, one in found.items() for row in results(name, one)],
+        lambda: analyses.energy_plots.plot_light_map(found),
+        new,
+        lambda entry: found[entry.option].option(),
+        ["", *merged],
+    )
 
 
 def results(name: str, found: "LightMap") -> "list[Result]":
     """Return the light in each bin with events, relative to the mean."""
+    import numpy as np
+
     from amstrax.calibration.result import Result
 
     rows = []
-    first, second = found.edges
-    for (i, j), value in zip(
-        ((i, j) for i in range(len(first) - 1) for j in range(len(second) - 1)),
-        found.ratio.ravel().tolist(),
-        strict=True,
-    ):
-        if not value:
-            continue
-        error = float(found.error[i, j])
+    for i, j in np.argwhere(found.ratio).tolist():
+        value, error = float(found.ratio[i, j]), float(found.error[i, j])
         place = ", ".join(
             f"{axis} {edges[k]:.3g} to {edges[k + 1]:.3g} mm"
             for axis, edges, k in zip(found.axes, found.edges, (i, j), strict=True)
         )
         used, own = found.n_used[i, j], found.n_events[i, j]
         events = f"{own} events" if used == own else f"{own} events, merged to {used}"
-        rows.append(
-            Result(
-                f"{name}[{i},{j}]", value, value - error, value + error, "1", f"{place}; {events}"
-            )
-        )
+        ends = value - error, value + error
+        rows.append(Result(f"{name}[{i},{j}]", value, *ends, "1", f"{place}; {events}"))
     return rows
-
-
-def _figure(found: "dict[str, LightMap]") -> "Figure":
-    from amstrax.analyses.energy_plots import plot_light_map
-
-    return plot_light_map(found)
 
 
 main = calibrating.main_of(parse_args, work, log, "the maps")

@@ -14,7 +14,6 @@ from amstrax import settings
 from amstrax.commands import base
 from amstrax.exceptions import AmstraxError, UsageError
 from amstrax.rundb import documents, get_mongo_collection, leases, stored, transfer
-from amstrax.settings import DETECTORS
 
 log = logging.getLogger("amstrax.rundb")
 
@@ -22,13 +21,15 @@ log = logging.getLogger("amstrax.rundb")
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(prog=prog, description="Show and change run documents")
-    _add_common(parser)
+    base.add(parser, "--debug")
+    base.add_detector(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, help_: str, run_ids: str | None = None) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_)
         # Given before the subcommand, they must not be overwritten by its defaults
-        _add_common(sub, debug=argparse.SUPPRESS, detector=argparse.SUPPRESS)
+        base.add(sub, "--debug", default=argparse.SUPPRESS)
+        base.add_detector(sub, argparse.SUPPRESS)
         if run_ids is not None:
             sub.add_argument(
                 "run_ids" if run_ids else "run_id",
@@ -83,7 +84,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "--old", action="store_true", help="print only the commands that delete replaced data"
     )
     base.add_corrections_version(storage)
-    base.add_reconstruction(storage)
+    base.add(storage, "--reconstruction")
     storage.add_argument(
         "--output_folder", metavar="FOLDER", help="folder of data (default: those of the settings)"
     )
@@ -95,19 +96,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     delete.add_argument("--yes", action="store_true", help="confirm the deletion")
     return parser.parse_args(argv)
-
-
-def _add_common(
-    parser: argparse.ArgumentParser, debug: Any = False, detector: str = "xams"
-) -> None:
-    """Add the options allowed before and after the subcommand."""
-    base.add_debug(parser, debug)
-    parser.add_argument(
-        "--detector",
-        choices=DETECTORS,
-        default=detector,
-        help="detector of the runs (default: xams)",
-    )
 
 
 @base.main_of(parse_args)

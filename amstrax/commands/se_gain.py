@@ -6,13 +6,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from amstrax.commands import calibrating
+from amstrax import analyses
+from amstrax.commands import base, calibrating
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
-    import numpy as np
-    from matplotlib.figure import Figure
-
     from amstrax.calibration.result import Result
     from amstrax.calibration.single_electrons import ElectronFit
 
@@ -33,31 +31,18 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     calibrating.add_options(parser, "runs of one setting, which are analysed together, as 006724")
     calibrating.add_events(parser)
-    add = parser.add_argument
     for name, default, what in (("min", 10.0, "least"), ("max", 2000.0, "longest")):
-        add(
-            f"--{name}_delay",
-            type=float,
-            default=default,
-            metavar="US",
-            help=f"{what} time after the end of a large peak [us] (default: %(default)s)",
-        )
-    add(
+        text = f"{what} time after the end of a large peak [us]"
+        base.add_number(parser, f"--{name}_delay", default, "US", text)
+    base.add_number(
+        parser,
         "--min_width",
-        type=float,
-        default=50.0,
-        metavar="NS",
-        help="least width of the central 50 %% of the area, which S1s and dark counts do not have "
-        "[ns] (default: %(default)s)",
+        50.0,
+        "NS",
+        "least width of the central 50 %% of the area, which S1s and dark counts do not have [ns]",
     )
-    add(
-        "--min_area",
-        type=float,
-        default=2.5,
-        metavar="PE",
-        help="the fit starts at this area [PE] (default: %(default)s)",
-    )
-    add(
+    base.add_number(parser, "--min_area", 2.5, "PE", "the fit starts at this area [PE]")
+    parser.add_argument(
         "--g2",
         type=float,
         nargs=2,
@@ -82,13 +67,11 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     AmstraxError
         If a run cannot be processed.
     """
-    import numpy as np
-
     from amstrax.calibration.single_electrons import fit_electrons, select
 
     new = calibrating.new_entries(args, (OPTION,))  # reports errors in files before the work
     columns = ("time", "area", "delay", "range_50p_area")
-    peaks = np.concatenate(list(calibrating.load(args, (DATA_TYPE,), columns, stop).values()))
+    peaks = calibrating.load_together(args, (DATA_TYPE,), columns, stop)
     area = select(peaks, args.min_delay, args.max_delay, args.min_width)
     fit = fit_electrons(area, args.min_area)
     if fit.p_value < _ODD_P_VALUE:
@@ -97,15 +80,18 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
             "or --min_area",
             fit.p_value,
         )
-    found = [(args.run_ids, result) for result in results(fit, args.g2)]
-    calibrating.save_plot(args, lambda: _figure(area, fit))
-    calibrating.write_json(args, found)
     text = (
-        f"{calibrating.table(found)}\n\n{fit.counts.sum()} peaks in the fit, p-value "
-        f"{fit.p_value:.2g}; peaks of k + 1 electrons / of k: {fit.spectrum.overlap:.3f}"
+        f"{fit.counts.sum()} peaks in the fit, p-value {fit.p_value:.2g}; peaks of k + 1 electrons "
+        f"/ of k: {fit.spectrum.overlap:.3f}"
     )
-    written = [calibrating.write_entry(entry, fit.gain.value) for entry in new]
-    return "\n".join([text, *written])
+    return calibrating.finish(
+        args,
+        [(args.run_ids, result) for result in results(fit, args.g2)],
+        lambda: analyses.energy_plots.plot_single_electrons(area, fit),
+        new,
+        lambda entry: fit.gain.value,
+        ["", text],
+    )
 
 
 def results(fit: "ElectronFit", g2: Sequence[float] | None = None) -> "list[Result]":
@@ -121,12 +107,6 @@ def results(fit: "ElectronFit", g2: Sequence[float] | None = None) -> "list[Resu
             Result("extraction_efficiency", ratio, ratio - by, ratio + by, "1", "g2 / se_gain")
         )
     return found
-
-
-def _figure(area: "np.ndarray", fit: "ElectronFit") -> "Figure":
-    from amstrax.analyses.energy_plots import plot_single_electrons
-
-    return plot_single_electrons(area, fit)
 
 
 main = calibrating.main_of(parse_args, work, log, "the gain")

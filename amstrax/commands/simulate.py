@@ -38,20 +38,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         default="kr83m",
         help="source in the detector, or led; --sources lists all (default: %(default)s)",
     )
-    add(
-        "--rate",
-        type=float,
-        default=5.0,
-        metavar="HZ",
-        help="rate of events in the xenon (default: 5)",
-    )
-    add(
-        "--duration",
-        type=float,
-        default=60.0,
-        metavar="SECONDS",
-        help="duration of the run (default: 60)",
-    )
+    base.add_number(parser, "--rate", 5.0, "HZ", "rate of events in the xenon")
+    base.add_number(parser, "--duration", 60.0, "SECONDS", "duration of the run")
     add("--seed", type=int, default=0, help="seed of the random numbers (default: 0)")
     add(
         "--output",
@@ -65,8 +53,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     add(
         "--compressor", default="lz4", help="lz4 or blosc, for the live data (default: %(default)s)"
     )
-    add("--hosts", type=int, default=1, metavar="N", help="readout processes (default: 1)")
-    add("--threads", type=int, default=1, metavar="N", help="threads of each process (default: 1)")
+    base.add_number(parser, "--hosts", 1, "N", "readout processes", int)
+    base.add_number(parser, "--threads", 1, "N", "threads of each process", int)
     add(
         "--start",
         type=_time,
@@ -94,7 +82,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the options of a simulation: sources, models, effects and numbers."""
     add = parser.add_argument
-    add("--sources", action=_ListSources, nargs=0, help="list the sources, and exit")
+    add("--sources", action=_List, nargs=0, help="list the sources, and exit")
     add(
         "--energy",
         type=float,
@@ -118,14 +106,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=HZ",
         help="another source in the run and its rate, as wall=0.5. Can be given more than once",
     )
-    add(
-        "--occupancy",
-        type=float,
-        default=0.1,
-        metavar="PE",
-        help="mean number of photoelectrons of a PMT in a flash of the LED (default: 0.1)",
-    )
-    base.add_yields(parser)
+    text = "mean number of photoelectrons of a PMT in a flash of the LED"
+    base.add_number(parser, "--occupancy", 0.1, "PE", text)
+    base.add(parser, "--yields")
     add(
         "--optics",
         default="geometry",
@@ -139,7 +122,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="effects to leave out, as noise afterpulses; --effects lists all",
     )
-    add("--effects", action=_ListEffects, nargs=0, help="list the effects, and exit")
+    add("--effects", action=_List, nargs=0, help="list the effects, and exit")
     add(
         "--set",
         dest="values",
@@ -167,25 +150,17 @@ def model(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-class _ListSources(argparse.Action):
-    """Print the sources, and exit."""
+class _List(argparse.Action):
+    """Print the sources, or the effects that can be left out, and exit."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_args: Any, **_kwargs: Any) -> None:
-        from amstrax.simulation import SOURCES
+        from amstrax.simulation import EFFECTS, SOURCES
 
-        for name, source in SOURCES.items():
-            print(f"{name:15s}{source.summary}")
-        parser.exit()
-
-
-class _ListEffects(argparse.Action):
-    """Print the effects that can be left out, and exit."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_args: Any, **_kwargs: Any) -> None:
-        from amstrax.simulation import EFFECTS
-
-        for name, summary in EFFECTS.items():
-            print(f"{name:23s}{summary}")
+        if self.dest == "effects":
+            lines = [f"{name:23s}{summary}" for name, summary in EFFECTS.items()]
+        else:
+            lines = [f"{name:15s}{source.summary}" for name, source in SOURCES.items()]
+        print("\n".join(lines))
         parser.exit()
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from amstrax import analyses
 from amstrax.auto_processing import amstraxer
 from amstrax.auto_processing import trends as measuring
 from amstrax.auto_processing.amstraxer import ProcessingOptions
@@ -127,7 +128,13 @@ def work(args: argparse.Namespace, flagged: list[str], stop: Stop) -> str:
     if args.output is not None:
         write_table(trends_table(rows), args.output)
     if args.plot is not None:
-        calibrating.save_plot(args, lambda: _figure(rows, args.quantity))
+        limits = {name: pair for row in rows for name, pair in row["limits"].items()}
+        calibrating.save_plot(
+            args.plot,
+            lambda: analyses.run_plots.plot_trends(
+                trends_table(rows), args.quantity or None, limits
+            ),
+        )
     return _text(rows)
 
 
@@ -203,14 +210,6 @@ def write_table(table: "pd.DataFrame", path: Path) -> None:
         ) from None
     finally:
         new.unlink(missing_ok=True)
-
-
-def _figure(rows: Sequence[Mapping[str, Any]], quantities: Sequence[str]) -> Any:
-    from amstrax.analyses.run_plots import plot_trends
-    from amstrax.analyses.tables import trends_table
-
-    limits = {name: pair for row in rows for name, pair in row["limits"].items()}
-    return plot_trends(trends_table(rows), quantities or None, limits)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from amstrax.exceptions import DataExists
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
-    from amstrax.analyses.validation_data import Conditions, Matched, OfSensor, Parts
+    from amstrax.analyses.validation_data import Conditions, Matched, Parts
     from amstrax.simulation import SimulatedRun
 
 log = logging.getLogger("amstrax.validate")
@@ -53,13 +53,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         help="detector; of XAMSL, which has no events, peaks (default: %(default)s)",
     )
     add("--source", default="flat", help="source, as of `amstrax simulate` (default: %(default)s)")
-    add(
-        "--rate",
-        type=base.positive_number,
-        default=5.0,
-        metavar="HZ",
-        help="events per second (default: %(default)s)",
-    )
+    base.add_number(parser, "--rate", 5.0, "HZ", "events per second", base.positive_number)
     base.add_seconds(parser, "--duration", 300.0, "duration of the run")
     add("--seed", type=int, default=0, help="seed of the simulation (default: 0)")
     add_model(parser)
@@ -82,7 +76,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="JSON",
         help="options for the plugins, in addition to those of the simulated detector",
     )
-    base.add_reconstruction(parser)
+    base.add(parser, "--reconstruction")
     add(
         "--options",
         type=_option_set,
@@ -101,7 +95,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="HZ",
         help="assess runs at these rates too, each with as many events, but at most as long",
     )
-    base.add_workers(parser)
+    base.add(parser, "--workers")
     add(
         "--output",
         type=Path,
@@ -201,11 +195,7 @@ def main(args: argparse.Namespace) -> int:
     from amstrax.auto_processing import job
 
     return job.run_strax_tool(
-        args,
-        log,
-        lambda stop: _report(args, stop),
-        "validation",
-        args.output,
+        args, log, lambda stop: _report(args, stop), "validation", args.output
     )
 
 
@@ -318,6 +308,7 @@ def assess(
     """
     import amstrax
     from amstrax.analyses import validation
+    from amstrax.simulation import load_truth
 
     settings, processed = _settings(run), _Processed(run, folder, more_options, options, stop)
     detector = settings.get("detector", {})
@@ -325,7 +316,7 @@ def assess(
         matched = None
         report = validation.led_report(
             processed.load("led_calibration"),
-            _truth(run),
+            load_truth(run.truth),
             {
                 channel: detector["photoelectron_areas"][channel]
                 for channel in (*detector["bottom_channels"], *detector["top_channels"])
@@ -352,21 +343,15 @@ def assess(
     return report, matched
 
 
-def _truth(run: "SimulatedRun") -> Any:
-    from amstrax.simulation import load_truth
-
-    return load_truth(run.truth)
-
-
 def _check_truth(run: "SimulatedRun") -> None:
     """Raise InvalidOption when the files of the truth are not of one simulation."""
     import numpy as np
 
     from amstrax.analyses import validation_data
-    from amstrax.simulation import parts
+    from amstrax.simulation import load_truth, parts
 
     deposits = np.concatenate(list(parts.load_parts(run.parts, "deposits")))
-    validation_data.check_same_run(_truth(run), deposits)
+    validation_data.check_same_run(load_truth(run.truth), deposits)
 
 
 def _settings(run: "SimulatedRun") -> dict[str, Any]:
@@ -451,8 +436,8 @@ class _Processed:
             ["event_scatters", *targets] if self.has_scatters else targets,
             all_options,
             stop,
-            options.workers,
-            options.progress,
+            workers=options.workers,
+            progress=options.progress,
             reconstruction=reconstruction,
         )
         self._st.set_run_document(run.run_id, run.document())
@@ -470,10 +455,11 @@ class _Processed:
         import numpy as np
 
         from amstrax.analyses import validation_data
+        from amstrax.simulation import load_truth
 
         is_xams = self.context == "xams"
         prefix = "" if is_xams else "radon_"
-        truth, peaks = _truth(self.run), self.load(f"{prefix}peak_basics")
+        truth, peaks = load_truth(self.run.truth), self.load(f"{prefix}peak_basics")
         conditions = validation_data.Conditions(
             duration=self.run.duration(),
             left_event_extension=self._option("events", "left_event_extension") if is_xams else 0,
@@ -498,20 +484,20 @@ class _Processed:
             self.load("truth_deposits"), self.load("truth_light"), self.load(f"{prefix}peak_truth")
         )
         matched = validation_data.match(truth, peaks, events, parts.light)
+
+        def of_sensor(name: str) -> Any:
+            loaded = self.load(f"peak_basics_{name}"), self.load(f"peak_truth_{name}")
+            return validation_data.OfSensor(*loaded)
+
         if self.has_scatters:
             parts = parts._replace(scatters=self.load("event_scatters"))
         if is_xams and self.has_sipm:
-            parts = parts._replace(sipm=self._of_sensor("sipm"))
+            parts = parts._replace(sipm=of_sensor("sipm"))
         if is_xams and self.has_nai:
             parts = parts._replace(
-                external=self._of_sensor("ext"), coincidences=self.load("event_coincidences")
+                external=of_sensor("ext"), coincidences=self.load("event_coincidences")
             )
         return matched, conditions, parts
-
-    def _of_sensor(self, name: str) -> "OfSensor":
-        from amstrax.analyses.validation_data import OfSensor
-
-        return OfSensor(self.load(f"peak_basics_{name}"), self.load(f"peak_truth_{name}"))
 
     def _option(self, data_type: str, name: str) -> Any:
         return self._st.get_single_plugin(self.run.run_id, data_type).config[name]
@@ -583,36 +569,13 @@ def process(
     targets: Sequence[str],
     options: Mapping[str, Any],
     stop: Stop,
-    workers: int = 1,
-    progress: bool | None = None,
     from_scratch: bool = False,
-    document: Mapping[str, Any] | None = None,
-    reconstruction: str | tuple[str, ...] = (),
+    **more: Any,
 ) -> None:
-    """Process a simulated run as `amstraxer` does.
+    """Process a simulated run with its live data as `amstraxer` does.
 
-    Parameters
-    ----------
-    run
-        Run with live data.
-    folder
-        Folder for processed data.
-    context
-        Name of the context.
-    targets
-        Data types to make.
-    options
-        Options of the plugins.
-    stop
-        Ends the work with an error when it is set.
-    workers, progress
-        Number of cores, and whether to show a bar; None: in a terminal.
-    from_scratch
-        Make all data again, also existing data.
-    document
-        Run document; None for the one next to the run.
-    reconstruction
-        As of `amstrax.contexts.xams`.
+    `options` are those of the plugins, `more` other fields of `ProcessingOptions`. Existing data is
+    made again only `from_scratch`.
     """
     processing = ProcessingOptions(
         targets=tuple(targets),
@@ -621,12 +584,9 @@ def process(
         live_data_dir=run.run_dir.parent,
         config_kwargs=options,
         context_kwargs={"init_rundb": False},
-        run_document=run.document() if document is None else document,
         from_scratch=from_scratch,
         build_lowlevel=from_scratch,
-        workers=workers,
-        progress=progress,
-        reconstruction=reconstruction,
+        **{"run_document": run.document(), **more},
     )
     amstraxer.process(run.run_id, processing, stop)
 

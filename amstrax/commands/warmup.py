@@ -45,7 +45,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         default=list(CONTEXTS),
         help=f"contexts to compile for: {', '.join(CONTEXTS)} (default: all)",
     )
-    base.add_debug(parser)
+    base.add(parser, "--debug")
     return parser.parse_args(argv)
 
 

@@ -77,9 +77,6 @@ def understood(text: str) -> list[str]:
 class NotAllowed(AmstraxError, PermissionError):
     """The user may not do this."""
 
-    def __str__(self) -> str:
-        return str(self.args[0])
-
 
 class Row(NamedTuple):
     """Outcome of an action for one run."""
@@ -172,19 +169,16 @@ def _template(
     page: Page, request: SubmitRequest, dry_run: bool, script: str = "process_run"
 ) -> tuple[submitting.JobTemplate, str]:
     """Return the template of jobs, and a text that names options which are left out."""
-    site = page.site
-    processing, left = (
-        ProcessingOptions(
-            targets=request.targets,
-            context=request.context,
-            detector=site.detector,
-            output_folder=site.output_folder,
-            live_data_dir=site.live_data_dir,
-            config_kwargs=site.config_kwargs,
-            corrections_version=request.corrections_version or site.corrections_version,
-            reconstruction=site.reconstruction,
-        ),
-        "",
+    site, left = page.site, ""
+    processing = ProcessingOptions(
+        targets=request.targets,
+        context=request.context,
+        detector=site.detector,
+        output_folder=site.output_folder,
+        live_data_dir=site.live_data_dir,
+        config_kwargs=site.config_kwargs,
+        corrections_version=request.corrections_version or site.corrections_version,
+        reconstruction=site.reconstruction,
     )
     if request.context is not None:
         # The options are those of the dashboard, which is for all contexts
@@ -316,14 +310,8 @@ def switch(page: Page, is_on: bool) -> None:
 class ActionsPanel:
     """Part of a page with actions; its buttons are disabled for users who may not act.
 
-    Parameters
-    ----------
-    page
-        The page.
-    run_ids
-        Returns the runs to act on; raises UsageError if the entered ones are not understood.
-    done
-        Called after an action.
+    `run_ids` returns the runs to act on, or raises UsageError if the entered ones are not
+    understood; `done` is called after an action.
     """
 
     def __init__(
@@ -404,14 +392,8 @@ class ActionsPanel:
         self._comment = text_input("comment", "Comment, or reason", lambda: None, 330)
         self._commenting = [button("add_comment", "Add comment", self._on_comment, 130)]
         for quality in documents.QUALITIES:
-            self._commenting.append(
-                button(
-                    quality,
-                    quality.capitalize(),
-                    partial(self._on_quality, quality),
-                    80,
-                )
-            )
+            on_click = partial(self._on_quality, quality)
+            self._commenting.append(button(quality, quality.capitalize(), on_click, 80))
         self._undo = button("undo", "Undo", self._on_undo, 130)
         self._undo.visible = False
         #: Runs, tag, and whether it was removed, of the last action
@@ -445,13 +427,8 @@ class ActionsPanel:
     def _set_buttons(self, is_busy: bool = False) -> None:
         off = is_busy or not self._page.may_act()
         self._export.disabled = is_busy
-        for each_button in (
-            self._dry,
-            self._follow,
-            *self._tagging,
-            *self._commenting,
-            self._cancel,
-        ):
+        more = (*self._tagging, *self._commenting)
+        for each_button in (self._dry, self._follow, self._cancel, *more):
             each_button.disabled = off
         # Submission follows a dry run of the same runs and options
         entered = self._entered()
@@ -519,16 +496,14 @@ class ActionsPanel:
         self._act(lambda run_ids: follow(self._page, run_ids, request))
 
     def _on_export(self) -> None:
-        page, followed = self._page, self._page.site.followed
+        site = self._page.site
 
         def work() -> str:
-            run_ids = self._run_ids()
+            run_ids, followed = self._run_ids(), site.followed()
             runs = [
                 transfer.summary(
-                    documents.find_run(
-                        page.site.collection(), run_id, projection=transfer.SUMMARY_FIELDS
-                    ),
-                    followed(),
+                    documents.find_run(site.collection(), run_id, None, transfer.SUMMARY_FIELDS),
+                    followed,
                 )
                 for run_id in run_ids[:MOST_RUNS]
             ]
@@ -536,10 +511,7 @@ class ActionsPanel:
             code = f"runs = st.select_runs(run_id={[run.run_id for run in runs]!r})"
             return exported(runs, len(run_ids), code)
 
-        def take(text: str) -> None:
-            self._result.text = text
-
-        page.load("the export of these runs", work, take)
+        self._page.load("the export of these runs", work, self._result)
 
     def _on_tag(self, name: str, remove: bool = False) -> None:
         def act(run_ids: list[str]) -> list[Row]:

@@ -75,25 +75,16 @@ def load(
     columns: Sequence[str] | None = None,
     time_range: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Return stored data.
+    """Return stored data, or raise NotAvailable.
 
     Parameters
     ----------
-    st
-        Context.
-    run_id
-        Run.
     sort
         Sort of data as of `amstrax.analyses.loading.SORTS`, or a data type; or several of one kind.
     columns
         Columns to load if the data has them; None for all.
     time_range
         Range of time [ns since unix epoch]; None for the whole run.
-
-    Raises
-    ------
-    NotAvailable
-        If it is not stored.
     """
     sorts = (sort,) if isinstance(sort, str) else tuple(sort)
     names = tuple(_stored_name(st, run_id, each) for each in sorts)
@@ -146,10 +137,7 @@ def _stored_name(st: "strax.Context", run_id: str, sort: str) -> str:
 
 
 class Scales(NamedTuple):
-    """Which scales are logarithmic, whether areas are corrected, and the number of bins.
-
-    `bins` None leaves it to each figure.
-    """
+    """Which scales are logarithmic, whether areas are corrected, and number of bins if given."""
 
     log: bool = True
     log_counts: bool = False
@@ -171,25 +159,14 @@ class Linked(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Figures in groups, amount of data, and what links the selections in them.
+    """Figures in groups, amount of data, and what links the selections in them."""
 
-    Attributes
-    ----------
-    groups
-        Title -> figures.
-    text
-        Amount of data.
-    sources
-        Data of the figures: ``events``, ``peaks``, ``pulses``; and ``marked``, for peaks of
-        selected events if not all peaks are points.
-    linked
-        Links between events and peaks; None without events.
-    """
-
-    groups: Mapping[str, list[Any]]
-    text: str
+    groups: Mapping[str, list[Any]]  #: title -> figures
+    text: str  #: amount of data
+    #: Data of the figures: ``events``, ``peaks``, ``pulses``; and ``marked``, for peaks of selected
+    #: events if not all peaks are points
     sources: Mapping[str, Any]
-    linked: Linked | None = None
+    linked: Linked | None = None  #: None without events
 
 
 class Marks(NamedTuple):

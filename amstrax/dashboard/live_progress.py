@@ -80,14 +80,7 @@ def find_live(
 ) -> Live | None:
     """Find the live data of a run; return None if it is not on this machine.
 
-    Parameters
-    ----------
-    document
-        Run document.
-    detector
-        Detector whose folder in the settings is searched.
-    live_data_dir
-        Folder that is searched instead of that of the settings.
+    `live_data_dir` is searched instead of the detector's folder in the settings.
     """
     try:
         name = copying.run_name(document)
@@ -332,4 +325,4 @@ class LogPart:
                 why = str(error)
             return render.html("log.html", run_id=run_id, log=log, why=why)
 
-        self._page.load("the log", work, lambda text: set_text(self._text, text), again)
+        self._page.load("the log", work, self._text, again)

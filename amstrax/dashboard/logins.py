@@ -207,14 +207,8 @@ class QueueFull(AmstraxError):
 class Limit:
     """Counts of attempts by key, and the pause after too many. Callers hold a lock.
 
-    Parameters
-    ----------
-    free
-        Number of attempts without a pause.
-    pause, longest
-        First pause, which doubles with each further attempt, and longest one [s].
-    memory
-        Time without attempts after which a key is forgotten [s].
+    `free` attempts are without a pause. The first `pause` doubles with each further attempt, up to
+    the `longest` [s]. A key is forgotten after the time `memory` without attempts [s].
     """
 
     def __init__(self, free: int, pause: float, longest: float, memory: float):
@@ -258,22 +252,29 @@ def _put_last(entries: OrderedDict[Hashable, Any], key: Hashable, value: Any) ->
         entries.popitem(last=False)
 
 
-class Logins:
-    """Log-ins, and attempts to log in.
+class _Known:
+    """Log-ins by a key; `clock` returns a monotonic time [s]."""
 
-    Parameters
-    ----------
-    passwords
-        File of users.
-    clock
-        Returns a monotonic time [s].
-    """
-
-    def __init__(self, passwords: PasswordFile, clock: Callable[[], float] = time.monotonic):
-        self.passwords = passwords
+    def __init__(self, clock: Callable[[], float]):
         self._clock = clock
         self._lock = threading.Lock()
-        self._by_secret: dict[str, Login] = {}
+        self._logins: OrderedDict[Hashable, Login] = OrderedDict()
+
+    def is_valid(self, number: str) -> bool:
+        """Return whether the log-in of this number is valid."""
+        with self._lock:
+            now = self._clock()
+            return any(
+                login.number == number and login.until > now for login in self._logins.values()
+            )
+
+
+class Logins(_Known):
+    """Log-ins of users of a file, and attempts to log in."""
+
+    def __init__(self, passwords: PasswordFile, clock: Callable[[], float] = time.monotonic):
+        super().__init__(clock)
+        self.passwords = passwords
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="passwords")
         self._queued = 0
         self._key = lasting_key(f"browsers of {passwords.path.absolute()}")
@@ -288,26 +289,9 @@ class Logins:
     ) -> Future[Granted | None]:
         """Count an attempt to log in, and check its password in a thread.
 
-        Parameters
-        ----------
-        name, password
-            As entered.
-        address
-            IP address of the browser.
-        browser
-            Mark that the browser got at an earlier log-in, if any.
-
-        Returns
-        -------
-        Future
-            Cookies for the browser, or None if name or password is wrong.
-
-        Raises
-        ------
-        TooManyAttempts
-            During a pause.
-        QueueFull
-            If too many attempts wait to be checked.
+        `address` is the IP address of the browser, `browser` the mark that it got at an earlier
+        log-in, if any. The result is the cookies for the browser, or None if name or password is
+        wrong. Raises TooManyAttempts during a pause, QueueFull if too many attempts wait.
         """
         limits = self._limits(name, network(address), browser)
         with self._lock:
@@ -348,10 +332,10 @@ class Logins:
             strict.forget(key)
             _put_last(self._succeeded, (name, network(address)), None)
             now = self._clock()
-            for old in [old for old, login in self._by_secret.items() if login.until <= now]:
-                del self._by_secret[old]
+            for old in [old for old, login in self._logins.items() if login.until <= now]:
+                del self._logins[old]
             secret = secrets.token_urlsafe(32)
-            self._by_secret[secret] = Login(name, secrets.token_urlsafe(12), now + LIFETIME)
+            self._logins[secret] = Login(name, secrets.token_urlsafe(12), now + LIFETIME)
         if not self._is_known(name, browser):
             number = secrets.token_urlsafe(12)
             browser = f"{number}.{self._signature(name, number)}"
@@ -384,47 +368,27 @@ class Logins:
     def find(self, secret: str) -> Login | None:
         """Return the log-in with this secret, if it is valid."""
         with self._lock:
-            login = self._by_secret.get(secret)
+            login = self._logins.get(secret)
             return login if login is not None and login.until > self._clock() else None
-
-    def is_valid(self, number: str) -> bool:
-        """Return whether the log-in of this number is valid."""
-        with self._lock:
-            now = self._clock()
-            return any(
-                login.number == number and login.until > now for login in self._by_secret.values()
-            )
 
     def log_out(self, secret: str) -> None:
         """End a log-in."""
         with self._lock:
-            self._by_secret.pop(secret, None)
+            self._logins.pop(secret, None)
 
 
-class ProxyUsers:
+class ProxyUsers(_Known):
     """Users whom a trusted proxy, such as one of a single sign-on, names in a header.
 
     Any process on a trusted address can name any user. The header is ignored from other addresses,
-    with a warning once for each.
-
-    Parameters
-    ----------
-    header
-        Name of the header.
-    proxies
-        Addresses and networks of the proxies: of the connection, not as X-Forwarded-For says.
-    clock
-        Returns a monotonic time [s].
-
-    Raises
-    ------
-    InvalidOption
-        For an invalid name or address, and without addresses.
+    with a warning once for each. `proxies` are addresses and networks of the connection, not as
+    X-Forwarded-For says. Raises InvalidOption for invalid ones or none, and for an invalid header.
     """
 
     def __init__(
         self, header: str, proxies: Sequence[str], clock: Callable[[], float] = time.monotonic
     ):
+        super().__init__(clock)
         if not _HEADER.fullmatch(header):
             raise InvalidOption(f"{header!r} cannot be the name of a header: write X-Remote-User")
         if not proxies:
@@ -434,9 +398,6 @@ class ProxyUsers:
             self._proxies = [ipaddress.ip_network(proxy) for proxy in proxies]
         except ValueError as error:
             raise InvalidOption(f"proxies are addresses or networks: {error}") from None
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._by_user: OrderedDict[Hashable, Login] = OrderedDict()
         self._warned: OrderedDict[Hashable, None] = OrderedDict()
 
     def find(self, request: Any) -> Login | None:
@@ -454,28 +415,18 @@ class ProxyUsers:
             return None
         with self._lock:
             now = self._clock()
-            login = self._by_user.get(name)
+            login = self._logins.get(name)
             if login is None or login.until < now + LIFETIME / 2:
                 number = secrets.token_urlsafe(12) if login is None else login.number
                 login = Login(name, number, now + LIFETIME)
-                _put_last(self._by_user, name, login)
+                _put_last(self._logins, name, login)
             return login
-
-    def is_valid(self, number: str) -> bool:
-        """Return whether the log-in of this number is valid."""
-        with self._lock:
-            now = self._clock()
-            return any(
-                login.number == number and login.until > now for login in self._by_user.values()
-            )
 
     def _is_trusted(self, peer: str) -> bool:
         try:
-            ip = ipaddress.ip_address(peer.partition("%")[0])
+            ip = _ip(peer)
         except ValueError:
             return False
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
         return any(ip in proxy for proxy in self._proxies)
 
     def _warn(self, key: str, text: str, value: str) -> None:
@@ -489,14 +440,16 @@ class ProxyUsers:
 def network(address: str) -> str:
     """Return the address to count attempts by; for IPv6 its /64, all of which a user may own."""
     try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
+        ip = _ip(address)
     except ValueError:
         return address[:64]
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is None:
-            return str(ipaddress.ip_network((ip, 64), strict=False))
-        ip = ip.ipv4_mapped
-    return str(ip)
+    return str(ipaddress.ip_network((ip, 64), strict=False) if ip.version == 6 else ip)
+
+
+def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return an IP address without zone, IPv4 if it is one in IPv6; or raise ValueError."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def provider(site: "Site") -> AuthProvider:
@@ -592,10 +545,8 @@ class LoginHandler(RequestHandler):
             return
         except AmstraxError as error:
             log.error("log-in failed for all users: %s", error)
-            self._refuse(
-                503,
-                "Nobody can log in now: the reason is in the log of the dashboard.",
-            )
+            why = "Nobody can log in now: the reason is in the log of the dashboard."
+            self._refuse(503, why)
             return
         if granted is None:
             log.warning("log-in as %r from %s refused", name[:64], peer)

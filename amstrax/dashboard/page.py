@@ -38,6 +38,8 @@ T = TypeVar("T")
 _PAUSE = 5
 #: Longest pause after a failure, which may have been a long timeout [s]
 _RETRY = 5.0
+#: End of a text in place of what is waited for
+_WAITING = " …</p>"
 
 #: Style inside Bokeh's widgets, which do not see the style of the page around them
 STYLE = render.template("text.css").render()
@@ -165,7 +167,12 @@ class Page:
     # Work in threads
 
     def load(
-        self, what: str, work: Callable[[], T], then: Callable[[T], None], again: bool = True
+        self,
+        what: str,
+        work: Callable[[], T],
+        then: Callable[[T], None] | Div,
+        again: bool = True,
+        place: Div | None = None,
     ) -> None:
         """Run slow work in a thread, and pass its result to the page.
 
@@ -180,11 +187,16 @@ class Page:
         work
             Does it; must not touch the page.
         then
-            Takes the result, in the thread of the server.
+            Takes the result, in the thread of the server; or a part that shows it as HTML.
         again
             Start even if work of this name is running or has just run. Periodic refreshes pass
             False, and are not retried.
+        place
+            Part that says that the result is waited for, by default that of `then`: an error
+            empties it.
         """
+        if isinstance(then, Div):
+            place = then
         if self._is_closed:
             return
         if not again and (
@@ -209,16 +221,21 @@ class Page:
                     self._io_loop.add_callback(hand_over, future)
 
         def hand_over(future: Future) -> None:
-            if not self._is_gone():
+            if not self._is_closed:
                 self.doc.add_next_tick_callback(lambda: deliver(future))
 
         def deliver(future: Future) -> None:
-            if self._is_gone() or self._latest.get(what) != number:
+            if self._is_closed or self._latest.get(what) != number:
                 return
             self._running.discard(what)
             try:
-                then(future.result())
+                if isinstance(then, Div):
+                    set_text(then, future.result())
+                else:
+                    then(future.result())
             except Exception as error:
+                if place is not None and place.text.endswith(_WAITING):
+                    place.text = ""
                 self.report(what, error)
                 # Not after wrong use: the action would come as a surprise later
                 if again and _is_expected(error) and not isinstance(error, UsageError):
@@ -228,7 +245,7 @@ class Page:
 
         def retry() -> None:
             if self._latest.get(what) == number:
-                self.load(what, work, then)
+                self.load(what, work, then, place=place)
 
         future = self.site.pool.submit(work)
         self._futures.add(future)
@@ -240,9 +257,6 @@ class Page:
         return all(
             name not in self._running and now >= self._not_before.get(name, 0) for name in names
         )
-
-    def _is_gone(self) -> bool:
-        return self._is_closed
 
     def repeat(self, function: Callable[[], None], seconds: float | None = None) -> None:
         """Call a function now, and repeatedly while the page is open."""

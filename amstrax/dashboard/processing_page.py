@@ -9,7 +9,7 @@ from bokeh.models import TextInput
 from amstrax.auto_processing.loop import is_switched_on, read_status
 from amstrax.dashboard import actions, render, run_overview
 from amstrax.dashboard.live_progress import LogPart
-from amstrax.dashboard.page import Page, button, describe, select, set_text, text_input, wrapped
+from amstrax.dashboard.page import Page, button, describe, select, text_input, wrapped
 from amstrax.exceptions import UsageError
 from amstrax.rundb import documents
 
@@ -159,14 +159,13 @@ class ProcessingPage(Page):
                 "by_status.html", counts=counts, runs=runs, status=status, chosen=chosen
             )
 
-        self.load("the runs by status", work, lambda text: set_text(self._table, text), again)
+        self.load("the runs by status", work, self._table, again)
 
     def _load_queue(self, again: bool = False) -> None:
         def work() -> str:
             return render.html("queue.html", jobs=self.site.jobs(fresh=again))
 
-        what = f"the queue of engine {self.site.engine_name}"
-        self.load(what, work, lambda text: set_text(self._queue, text), again)
+        self.load(f"the queue of engine {self.site.engine_name}", work, self._queue, again)
 
     def _load_loop(self, again: bool = False) -> None:
         def work() -> str:
@@ -186,7 +185,7 @@ class ProcessingPage(Page):
                 age=age,
             )
 
-        self.load("automatic processing", work, lambda text: set_text(self._loop, text), again)
+        self.load("automatic processing", work, self._loop, again)
 
 
 def _run(document: Mapping[str, Any], followed: Collection[str], lost: Mapping[str, str]) -> _Run:

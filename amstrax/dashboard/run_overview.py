@@ -50,34 +50,19 @@ _ASSIGNED = re.compile(r"(?P<name>\b(?:password|passwd|pwd|secret|token)\s*[=:]\
 
 @dataclass(frozen=True)
 class Search:
-    """Selection of runs; by default all.
+    """Selection of runs; by default all."""
 
-    Attributes
-    ----------
-    text
-        Words; each is in the name, mode, user, a tag, a comment or the reason of the status, in any
-        case, or is the number.
-    statuses, modes
-        Runs with one of these: states, see `amstrax.rundb.documents.STATES`, and modes.
-    tags
-        Runs with all of these tags.
-    since, until
-        First and last day of the start (UTC).
-    first, last
-        Range of numbers.
-    followed
-        As of `amstrax.rundb.documents.state_of`.
-    """
-
+    #: Words; each is in the name, mode, user, a tag, a comment or the reason of the status, in any
+    #: case, or is the number
     text: str = ""
-    statuses: tuple[str, ...] = ()
-    modes: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    since: date | None = None
-    until: date | None = None
-    first: int | None = None
-    last: int | None = None
-    followed: frozenset[str] = frozenset()
+    statuses: tuple[str, ...] = ()  #: runs in one of these `amstrax.rundb.documents.STATES`
+    modes: tuple[str, ...] = ()  #: runs with one of these modes
+    tags: tuple[str, ...] = ()  #: runs with all of these tags
+    since: date | None = None  #: first day of the start (UTC)
+    until: date | None = None  #: last day of the start (UTC)
+    first: int | None = None  #: smallest number
+    last: int | None = None  #: largest number
+    followed: frozenset[str] = frozenset()  #: as of `amstrax.rundb.documents.state_of`
 
     def filter(self) -> Filter:
         """Return the filter for these runs; raise InvalidOption for an unknown status."""
@@ -92,14 +77,17 @@ class Search:
         if self.modes:
             conditions.append({"mode": {"$in": list(self.modes)}})
         conditions += [documents.has_tag(tag) for tag in self.tags]
-        if self.since is not None:
-            conditions.append({"start": {"$gte": _midnight(self.since)}})
-        if self.until is not None:
-            conditions.append({"start": {"$lt": _midnight(self.until) + timedelta(days=1)}})
-        if self.first is not None:
-            conditions.append({"number": {"$gte": self.first}})
-        if self.last is not None:
-            conditions.append({"number": {"$lte": self.last}})
+        end = None if self.until is None else _midnight(self.until) + timedelta(days=1)
+        conditions += [
+            {field: {operator: value}}
+            for field, operator, value in (
+                ("start", "$gte", None if self.since is None else _midnight(self.since)),
+                ("start", "$lt", end),
+                ("number", "$gte", self.first),
+                ("number", "$lte", self.last),
+            )
+            if value is not None
+        ]
         return {"$and": conditions} if conditions else {}
 
 
@@ -122,23 +110,8 @@ def page(
 ) -> Page:
     """Return a page of the list of runs; for a `skip` beyond the end, the last page.
 
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    search
-        Selection of runs.
-    projection
-        Fields to read, as for pymongo, besides ``_id``.
-    order, descending
-        One of `ORDERS`, and direction; runs with equal values are sorted by number.
-    skip, limit
-        Number of runs before this page, and on it.
-
-    Raises
-    ------
-    InvalidOption
-        For an unknown order or status.
+    The `order` is one of `ORDERS`; runs with equal values are sorted by number. Raises
+    InvalidOption for an unknown order or status.
     """
     if order not in ORDERS:
         raise InvalidOption(f"order {order!r} is unknown{did_you_mean(order, ORDERS)}")
@@ -173,16 +146,13 @@ def modes_and_tags(collection: Any) -> tuple[list[str], list[str]]:
 
 
 class LiveTime(NamedTuple):
-    """How long runs last together [s]: live time where it is known, and length of the others.
+    """How long runs last together [s]: live time where it is known, and length of the others."""
 
-    `live` is of `n_live` runs, `length` of `n_length` others, of `n_unknown` neither is known.
-    """
-
-    live: float = 0.0
-    n_live: int = 0
-    length: float = 0.0
-    n_length: int = 0
-    n_unknown: int = 0
+    live: float
+    n_live: int
+    length: float
+    n_length: int
+    n_unknown: int  #: runs of which neither is known
 
 
 #: Most runs whose live time is read from the metadata of their stored data
@@ -197,21 +167,13 @@ def live_time(
 ) -> LiveTime:
     """Return how long the runs last that a search finds.
 
-    Parameters
-    ----------
-    collection
-        Collection of run documents.
-    search
-        Selection of runs.
-    known
-        Live time by name of the run [s], as of trends.
-    context_of
-        Returns the context of a run document, which loads stored data. Of up to `_MOST_READ` runs
-        its metadata is read; other runs count with their length, from start to end in the document.
+    `known` is the live time by name of the run [s], as of trends. Of up to `_MOST_READ` other runs
+    metadata is read, with the context that `context_of` returns for a run document; else runs count
+    with their length, from start to end in the document.
     """
-    result = LiveTime()
-    fields = transfer.SUMMARY_FIELDS
-    found = documents.read(collection, search.filter(), fields)
+    live_times: list[float] = []
+    lengths: list[float] = []
+    found = documents.read(collection, search.filter(), transfer.SUMMARY_FIELDS)
     for document in found:
         run = transfer.summary(document)
         live = known.get(run.run_id)
@@ -222,13 +184,12 @@ def live_time(
             except (AmstraxError, strax.DataNotAvailable, strax.DataCorrupted, OSError, ValueError):
                 live = None
         if live is not None:
-            result = result._replace(live=result.live + live, n_live=result.n_live + 1)
+            live_times.append(live)
         elif run.length is not None:
-            length, n_length = result.length + run.length, result.n_length + 1
-            result = result._replace(length=length, n_length=n_length)
-        else:
-            result = result._replace(n_unknown=result.n_unknown + 1)
-    return result
+            lengths.append(run.length)
+    n_live, n_length = len(live_times), len(lengths)
+    n_unknown = len(found) - n_live - n_length
+    return LiveTime(sum(live_times), n_live, sum(lengths), n_length, n_unknown)
 
 
 #: Raw data, and the beginning of other types of it
@@ -244,15 +205,8 @@ def availability(
     context would make), ``live`` (raw data as the DAQ wrote it), ``missing``, or empty where the
     context of the run does not make it. What the run document does not name is not searched.
 
-    Parameters
-    ----------
-    document
-        With the fields of `transfer.SUMMARY_FIELDS`; with ``data.location``, data of this host that
-        is no longer there is left out.
-    st
-        Context that processes the run; None if it is not to be compared.
-    targets
-        Data types.
+    The `document` has the fields of `transfer.SUMMARY_FIELDS`; with ``data.location``, data of this
+    host that is no longer there is left out. `st` None compares no lineages.
     """
     result = {}
     run_id = documents.name_of(document) or ""
@@ -301,40 +255,21 @@ def _midnight(day: date) -> datetime:
 
 
 class State(NamedTuple):
-    """Data of one type and lineage, stored or not.
-
-    Attributes
-    ----------
-    data_type, lineage_hash
-        Data type, and hash of its lineage.
-    is_current
-        Whether the context would make the same: equal plugins, versions and options.
-    loadable
-        Whether the context can load it on this host.
-    host, folder
-        Location; empty if it is not stored.
-    chunks, rows, n_bytes
-        Amount, on disk [bytes]; None if unknown.
-    made
-        Time at which it was made (UTC).
-    amstrax_version, corrections_version
-        Versions that made it; empty if unknown.
-    reason
-        Why it cannot be loaded, or how it differs from what the context would make.
-    """
+    """Data of one type and lineage, stored or not; what is unknown is empty or None."""
 
     data_type: str
     lineage_hash: str
-    is_current: bool
-    loadable: bool = False
+    is_current: bool  #: the context would make the same: equal plugins, versions and options
+    loadable: bool = False  #: by the context, on this host
     host: str = ""
     folder: str = ""
     chunks: int | None = None
     rows: int | None = None
-    n_bytes: int | None = None
-    made: datetime | None = None
+    n_bytes: int | None = None  #: on disk
+    made: datetime | None = None  #: UTC
     amstrax_version: str = ""
     corrections_version: str = ""
+    #: Why it cannot be loaded, or how it differs from what the context would make
     reason: str = ""
 
 

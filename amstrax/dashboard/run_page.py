@@ -116,32 +116,32 @@ class RunPage(OfRun):
             "context",
             "Context",
             ["by mode of the run", *self.site.contexts()],
-            self._change_context,
+            self._load_data,
             self.argument("context"),
             180,
         )
         self._version = text_input(
             "version",
             "Corrections version",
-            self._change_context,
+            self._load_data,
             180,
             value=self.argument("version"),
             placeholder=self.site.corrections_version or "none",
         )
-        self._live = live_part = LivePart(self, self.run_id, self._follow_soon)
-        self._log = log_part = LogPart(self, lambda: self.run_id)
+        self._live = LivePart(self, self.run_id, self._follow_soon)
+        self._log = LogPart(self, lambda: self.run_id)
         self._panel = ActionsPanel(self, lambda: [self.run_id], self._refresh)
         self._sort: tuple[str, bool] | None = None
         self.show(
             self.links,
             self._panel.model,
             self._about,
-            live_part.model,
+            self._live.model,
             self.html("<h2>Data</h2>"),
             wrapped(self._context, self._version),
             self._data,
             self._options,
-            log_part.model,
+            self._log.model,
             self._json,
         )
         self._is_due = self._is_follow_due = False
@@ -156,7 +156,7 @@ class RunPage(OfRun):
 
     def _on_change(self) -> None:
         self._is_due = True
-        if not self._is_gone():
+        if not self._is_closed:
             self.doc.add_next_tick_callback(lambda: self._follow())
 
     def _follow_soon(self) -> None:
@@ -191,8 +191,8 @@ class RunPage(OfRun):
                 self._sort = context, is_taking = found[2]
                 self._panel.runs_changed([context], is_taking)
 
-        self.load("the run", self._find_about, take)
-        self._load_data(again=True)
+        self.load("the run", self._find_about, take, place=self._about)
+        self._load_data()
 
     def _find_about(self) -> tuple[str, str, tuple[str, bool]]:
         """Return summary and document of the run, as HTML, its context, and if it is taken now."""
@@ -209,21 +209,17 @@ class RunPage(OfRun):
         sort = self.site.context_for(document), documents.is_being_taken(document)
         return about, render.html("document.html", json=render.pretty(document)), sort
 
-    def _change_context(self) -> None:
-        self._load_data(again=True)
-
-    def _chosen_context(self) -> str:
-        return self._context.value if self._context.value in self.site.contexts() else ""
-
-    def _load_data(self, again: bool = False) -> None:
-        context, version = self._chosen_context(), self._version.value.strip()
+    def _load_data(self) -> None:
+        context, version = self._context.value, self._version.value.strip()
+        if context not in self.site.contexts():
+            context = ""
 
         def take(found: tuple[str, str]) -> None:
             set_text(self._data, found[0])
             set_text(self._options, found[1])
             self.set_address(id=self.run_id, context=context, version=version)
 
-        self.load("its data", lambda: self._find_data(context, version), take, again)
+        self.load("its data", lambda: self._find_data(context, version), take)
 
     def _find_data(self, context: str, version: str) -> tuple[str, str]:
         """Return the data of a context, and its options and corrections, as HTML."""
@@ -275,7 +271,7 @@ class DataPage(OfRun):
             self.argument("bins"),
             130,
         )
-        self._text = self.html(_LOADING, name="loaded")
+        self._text = self.html(_LOADING if self.run_id else "", name="loaded")
         self._selected = self.html("", name="selected")
         self._figures = Column(sizing_mode="stretch_width", name="figures")
         self._gains = self.html("", name="gains")
@@ -307,7 +303,7 @@ class DataPage(OfRun):
             picture = base64.b64encode(png).decode("ascii")
             return render.html("calibration.html", picture=picture, method=method)
 
-        self.load("the calibration", work, lambda text: set_text(self._fit, text))
+        self.load("the calibration", work, self._fit)
 
     def _draw(self) -> None:
         values = {name: box.active for name, box in self._choices.items()}
@@ -345,7 +341,7 @@ class DataPage(OfRun):
                     lambda attr, old, new, function=function: function(drawn, linked, new),
                 )
         if "pulses" in drawn.sources:
-            self.load("the gains", self._find_gains, lambda text: set_text(self._gains, text))
+            self.load("the gains", self._find_gains, self._gains)
 
     # Figures of one source share its selection; the page links that of events and that of peaks
 
@@ -484,7 +480,7 @@ class EventsPage(OfRun):
             self._show_event,
             self.argument("complete") == "1",
         )
-        self._text = self.html(_LOADING, name="event_text")
+        self._text = self.html(_LOADING if self.run_id else "", name="event_text")
         self._figures = Column(sizing_mode="stretch_width", name="figures")
         controls = wrapped(self._before, self._after, self._number, self._complete)
         self.show(self.links, controls, self._text, self._figures)
@@ -506,7 +502,7 @@ class EventsPage(OfRun):
             with self.site.few:
                 return self._find(number, step, complete)
 
-        self.load("the event", work, self._take)
+        self.load("the event", work, self._take, place=self._text)
 
     def _find(self, number: int | None, step: int, complete: bool) -> _Event:
         st = self.context()

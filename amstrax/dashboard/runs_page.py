@@ -1,6 +1,6 @@
 """Pages of several runs: the list with search and filters, and the comparison of two runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
 from typing import Any, NamedTuple
@@ -28,7 +28,6 @@ from amstrax.dashboard.page import (
     button,
     describe,
     select,
-    set_text,
     text_input,
     wrapped,
 )
@@ -41,26 +40,36 @@ ROWS = 50
 #: Choice of a filter that is not applied
 _ANY = "any"
 
-#: Columns of the table: field, title, width [pixels]
+#: Data types of columns besides raw data
+_EVENTS, _LED = "event_info", "led_calibration"
+
+
+class _Column(NamedTuple):
+    """Column of the table: its value is that of a run, and of the availability of its data."""
+
+    field: str
+    title: str
+    width: int  # [pixels]
+    value: Callable[[transfer.Summary, Mapping[str, str]], str]
+
+
 _COLUMNS = (
-    ("run", "Run", 90),
-    ("status", "Status", 110),
-    ("start", "Start (UTC)", 150),
-    ("length", "Length", 90),
-    ("mode", "Mode", 130),
-    ("raw", "Raw data", 75),
-    ("events", "Events", 75),
-    ("led", "LED", 75),
-    ("tags", "Tags", 100),
-    ("reason", "Reason", 120),
-    ("comment", "Newest comment", 140),
-    ("class", "Class", 85),
-    ("source", "Source", 75),
-    ("science_run", "Science run", 95),
-    ("user", "User", 80),
+    _Column("run", "Run", 90, lambda run, data: run.run_id),
+    _Column("status", "Status", 110, lambda run, data: run.status),
+    _Column("start", "Start (UTC)", 150, lambda run, data: render.time(run.start)),
+    _Column("length", "Length", 90, lambda run, data: render.run_length(run)),
+    _Column("mode", "Mode", 130, lambda run, data: run.mode),
+    _Column("raw", "Raw data", 75, lambda run, data: data["raw_records"]),
+    _Column("events", "Events", 75, lambda run, data: data[_EVENTS]),
+    _Column("led", "LED", 75, lambda run, data: data[_LED]),
+    _Column("tags", "Tags", 100, lambda run, data: ", ".join(run.tags)),
+    _Column("reason", "Reason", 120, lambda run, data: run.reason),
+    _Column("comment", "Newest comment", 140, lambda run, data: run.comment),
+    _Column("class", "Class", 85, lambda run, data: run.run_class),
+    _Column("source", "Source", 75, lambda run, data: run.source if run.source != "none" else ""),
+    _Column("science_run", "Science run", 95, lambda run, data: run.science_run),
+    _Column("user", "User", 80, lambda run, data: run.user),
 )
-#: Columns of data besides raw data -> data types
-_DATA = {"events": "event_info", "led": "led_calibration"}
 #: Most runs in an export
 _MOST_EXPORTED = 20_000
 #: Columns by which the list can be sorted -> one of `run_overview.ORDERS`
@@ -104,7 +113,7 @@ class RunsPage(Page):
         super().__init__(*args)
         self._skip = max(self.number("skip") or 0, 0)
         self._make_filters()
-        self._source = ColumnDataSource({field: [] for field, _, _ in _COLUMNS})
+        self._source = ColumnDataSource({column.field: [] for column in _COLUMNS})
         self._source.selected.on_change("indices", lambda attr, old, new: self._take_selection())
         #: Selected runs on all pages of the list
         self._selected: list[str] = []
@@ -118,15 +127,17 @@ class RunsPage(Page):
             source=self._source,
             columns=[
                 TableColumn(
-                    field=field,
-                    title=title,
-                    width=width,
-                    formatter=_formatter(field) or plain,
+                    field=column.field,
+                    title=column.title,
+                    width=column.width,
+                    formatter=HTMLTemplateFormatter(template=_TEMPLATES[column.field])
+                    if column.field in _TEMPLATES
+                    else plain,
                     editor=editor,
                     # Bokeh would sort the rows of this page alone: see `_sort_by`
                     sortable=False,
                 )
-                for field, title, width in _COLUMNS
+                for column in _COLUMNS
             ],
             name="runs",
             selectable="checkbox",
@@ -288,7 +299,7 @@ class RunsPage(Page):
         with self.site.few:
             contexts = {name: self.site.context(name) for name in set(names)}
             return [
-                run_overview.availability(run, contexts[name], tuple(_DATA.values()))
+                run_overview.availability(run, contexts[name], (_EVENTS, _LED))
                 for run, name in zip(found, names, strict=True)
             ]
 
@@ -345,7 +356,7 @@ class RunsPage(Page):
             code = _snippet(search, [run.run_id for run in runs])
             return exported(runs, page.total, code)
 
-        self.load("the export", work, lambda text: set_text(self._exported, text))
+        self.load("the export", work, self._exported)
 
     def _take(self, found: _Found) -> None:
         self._skip = found.skipped
@@ -359,7 +370,10 @@ class RunsPage(Page):
         if is_changed:
             # As when a run that could be followed has ended
             self._show_selection()
-        columns = _columns(found.runs, found.data)
+        rows = list(zip(found.runs, found.data, strict=True))
+        columns = {
+            column.field: [column.value(run, data) for run, data in rows] for column in _COLUMNS
+        }
         self._mark_order()
         if columns != self._source.data:
             self._is_loading = True
@@ -445,9 +459,9 @@ class RunsPage(Page):
     def _mark_order(self) -> None:
         """Mark the column by which the list is sorted."""
         arrow = "▼" if self._way.value == "down" else "▲"
-        for column, (field, title, _) in zip(self._table.columns, _COLUMNS, strict=True):
-            is_it = _ORDERS.get(field) == self._order.value
-            column.title = f"{title} {arrow}" if is_it else title
+        for shown, column in zip(self._table.columns, _COLUMNS, strict=True):
+            is_it = _ORDERS.get(column.field) == self._order.value
+            shown.title = f"{column.title} {arrow}" if is_it else column.title
 
 
 def _snippet(search: run_overview.Search, run_ids: list[str]) -> str:
@@ -462,31 +476,6 @@ def _snippet(search: run_overview.Search, run_ids: list[str]) -> str:
         # strax's run ids are patterns
         given.append(f"run_id={run_ids!r}")
     return f"runs = st.select_runs({', '.join(given)})"
-
-
-def _columns(runs: list[transfer.Summary], data: list[dict[str, str]]) -> dict[str, list[str]]:
-    return {
-        "raw": [of_run["raw_records"] for of_run in data],
-        **{name: [of_run[target] for of_run in data] for name, target in _DATA.items()},
-        "comment": [run.comment for run in runs],
-        "reason": [run.reason for run in runs],
-        "run": [run.run_id for run in runs],
-        "status": [run.status for run in runs],
-        "start": [render.time(run.start) for run in runs],
-        "length": [render.run_length(run) for run in runs],
-        "mode": [run.mode for run in runs],
-        "tags": [", ".join(run.tags) for run in runs],
-        "class": [run.run_class for run in runs],
-        "source": ["" if run.source == "none" else run.source for run in runs],
-        "science_run": [run.science_run for run in runs],
-        "user": [run.user for run in runs],
-    }
-
-
-def _formatter(field: str) -> Any:
-    if field in _TEMPLATES:
-        return HTMLTemplateFormatter(template=_TEMPLATES[field])
-    return None
 
 
 def _search(values: dict[str, str]) -> run_overview.Search:

@@ -19,6 +19,7 @@ from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
 from bokeh.server.util import bind_sockets
 from bokeh.server.views.auth_request_handler import AuthRequestHandler
+from bokeh.server.views.ws import WSHandler
 from bokeh.settings import settings as bokeh_settings
 from bokeh.util.token import generate_jwt_token, generate_session_id
 from tornado.httpserver import HTTPServer
@@ -58,19 +59,10 @@ _NOT_USED = ("bokeh-gl", "bokeh-mathjax", "bokeh-api")
 #: Bokeh needs 'unsafe-eval' for templates of cells and CustomJS. Nothing is loaded from other
 #: hosts, and no page may be framed
 _HEADERS = {
-    "Content-Security-Policy": "; ".join(
-        (
-            "default-src 'none'",
-            "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
-            "style-src 'self' 'unsafe-inline'",
-            "img-src 'self' data: blob:",
-            "font-src 'self' data:",
-            "connect-src 'self'",
-            "form-action 'self'",
-            "frame-ancestors 'none'",
-            "base-uri 'none'",
-        )
-    ),
+    "Content-Security-Policy": "default-src 'none'; "
+    "script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
@@ -104,6 +96,26 @@ class Tornado(BokehTornado):
         found = super().resources(absolute_url)
         found.components = [name for name in found.components if name not in _NOT_USED]
         return found
+
+    def get_handler_delegate(
+        self, request: Any, target_class: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Return the handler of a request, for websockets one of ours."""
+        if target_class is WSHandler:
+            target_class = SocketHandler
+        return super().get_handler_delegate(request, target_class, *args, **kwargs)
+
+
+class SocketHandler(WSHandler):
+    """Websocket of a page, which is refused without log-in: Bokeh would open it, and then fail."""
+
+    async def get(self, *args: Any, **kwargs: Any) -> None:
+        """Open the websocket, or answer that it is forbidden, which is logged as one line."""
+        if self.current_user is None:
+            self.set_status(403)
+            self.finish()
+            return
+        await super().get(*args, **kwargs)
 
 
 class ProxiedServer(HTTPServer):
@@ -242,20 +254,10 @@ def make_server(
     key: Path | None = None,
     behind_proxy: bool = False,
 ) -> BaseServer:
-    """Return a server that listens, but is not started.
+    """Return a server that listens, on any free port for 0, but is not started.
 
-    Parameters
-    ----------
-    site
-        The dashboard.
-    address, port
-        Address to listen on; port 0 for any free one.
-    origins
-        Other names, as ``HOST:PORT``, under which browsers reach it.
-    certificate, key
-        Files for TLS.
-    behind_proxy
-        Trust X-Forwarded-For and X-Forwarded-Proto.
+    `origins` are other names, as ``HOST:PORT``, under which browsers reach it. With `behind_proxy`
+    it trusts X-Forwarded-For and X-Forwarded-Proto.
 
     Raises
     ------

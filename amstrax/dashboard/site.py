@@ -29,6 +29,7 @@ from amstrax.dashboard.logins import Logins, ProxyUsers
 from amstrax.exceptions import EngineUnreachable, NotAvailable, UnknownEngine
 from amstrax.rundb import connection, documents, get_mongo_collection, leases
 from amstrax.rundb.connection import get_collection
+from amstrax.rundb.embedded import LocalCollection
 from amstrax.rundb.stored import Storage, find_storage
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ FEW = 2
 #: A shared result counts for at least these multiples of its duration, and of its time of the
 #: processor: so pages that are open take less than 2 % of a core
 _SHARE, _BUSY_SHARE = 5, 50
+#: The same for each search for alarms, which nobody waits for
+_ALARM_SHARE = 300
 #: Shortest interval between two clean-ups of memory [s]
 TIDY_EVERY = 20.0
 
@@ -76,14 +79,7 @@ def trim_heap() -> None:
 class Background(Generic[T]):
     """Result of slow work, which runs in a thread when the last result is old.
 
-    Parameters
-    ----------
-    site
-        Dashboard with the threads.
-    work
-        Returns the result.
-    seconds
-        Time after which it runs again, when it is asked for.
+    It runs again, when it is asked for, after some `seconds`.
     """
 
     def __init__(self, site: "Site", work: Callable[[], T], seconds: float):
@@ -112,6 +108,42 @@ class Background(Generic[T]):
         now = time.monotonic()
         wait = self._seconds if self._error is None else 5 * self._site.refresh
         self._not_before = now + max(wait, _SHARE * (now - began))
+
+
+class Remembered:
+    """Collection of the embedded store that is searched again only after a change of its file.
+
+    Then, too, searches take a small part of a core: they read all documents.
+    """
+
+    def __init__(self, collection: LocalCollection):
+        self._collection = collection
+        #: Search -> state of the file, time until which the documents count in any case, documents
+        self._found: dict[str, tuple[Any, float, list[Any]]] = {}
+
+    def _state(self) -> list[Any]:
+        """Return what tells whether something was written."""
+        found: list[Any] = []
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                state = os.stat(f"{self._collection.database.client.path}{suffix}")
+                found.append((state.st_ino, state.st_size, state.st_mtime_ns))
+        return found
+
+    def find_one(self, *args: Any) -> Any:
+        """Search now."""
+        return self._collection.find_one(*args)
+
+    def find(self, *args: Any, **options: Any) -> list[Any]:
+        """Return the documents of this search."""
+        state = self._state()
+        last, until, found = self._found.get(key := repr((args, options)), (None, 0.0, []))
+        if state != last and time.monotonic() >= until:
+            began = time.thread_time()
+            found = list(self._collection.find(*args, **options))
+            until = time.monotonic() + _ALARM_SHARE * (time.thread_time() - began)
+            self._found[key] = state, until, found
+        return found
 
 
 class Watcher:
@@ -195,50 +227,25 @@ class Watcher:
 
 @dataclass
 class Site:
-    """Options of a dashboard, and access to what it shows.
+    """Options of a dashboard, and access to what it shows."""
 
-    Attributes
-    ----------
-    detector
-        Detector whose runs it shows.
-    engine_name
-        Engine of jobs.
-    actions
-        Whether it can change anything.
-    actors
-        Users who may do so; without log-in, everybody who reaches the dashboard.
-    logins
-        Log-ins; None without log-in.
-    proxy_users
-        Users whom a trusted proxy names; None without.
-    job_folder, log_folder
-        Folders for scripts and logs of jobs.
-    output_folder, live_data_dir
-        Folders of data; None for those of the settings.
-    config_kwargs
-        Options for the plugins.
-    corrections_version
-        Version of the corrections that pages use by default.
-    reconstruction
-        Parts of the improved reconstruction of XAMS that pages show and jobs make.
-    refresh
-        Interval between two refreshes of a page [s].
-    """
-
-    detector: str
+    detector: str  #: whose runs it shows
     engine_name: str
-    actions: bool = False
+    actions: bool = False  #: whether it can change anything
+    #: Users who may do so; without log-in, everybody who reaches the dashboard
     actors: frozenset[str] = frozenset()
     logins: Logins | None = None
     proxy_users: ProxyUsers | None = None
     job_folder: Path = Path("jobs")
     log_folder: Path = Path("logs")
+    #: Folders of data; None for those of the settings
     output_folder: Path | None = None
     live_data_dir: Path | None = None
     config_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    corrections_version: str | None = None
+    corrections_version: str | None = None  #: unless a page asks for another one
+    #: Parts of the improved reconstruction of XAMS that pages show and jobs make
     reconstruction: tuple[str, ...] = ()
-    refresh: float = 5.0
+    refresh: float = 5.0  #: interval between two refreshes of a page [s]
 
     def __post_init__(self) -> None:
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dashboard")
@@ -283,8 +290,6 @@ class Site:
 
     def collection(self) -> Any:
         """Return the collection of run documents."""
-        from amstrax.rundb.embedded import LocalCollection
-
         if self._embedded is not None:
             return self._embedded
         found = get_mongo_collection(self.detector)
@@ -317,13 +322,9 @@ class Site:
     def lost_jobs(self, runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         """Return what became of jobs that the run database calls alive, and their engine does not.
 
-        Runs that are claimed are left out, since a job renews the claim while it lives; so are jobs
-        of engines that are not installed, or do not answer, and of other machines.
-
-        Parameters
-        ----------
-        runs
-            Run documents, with the fields of `documents.STATE_FIELDS` and the job.
+        `runs` are documents with the fields of `documents.STATE_FIELDS` and the job. Runs that are
+        claimed are left out, since a job renews the claim while it lives; so are jobs of engines
+        that are not installed, or do not answer, and of other machines.
         """
         asked: dict[str, dict[str, str]] = {}
         for run in runs:
@@ -358,18 +359,8 @@ class Site:
         """Return the result of `work`, from one call for all pages that ask at about this time.
 
         Call it in a thread. A result counts for the interval of refreshes, for `seconds`, or for a
-        multiple of the time that it took, whichever is longest. An error is not kept.
-
-        Parameters
-        ----------
-        key
-            What is asked for.
-        work
-            Does it.
-        seconds
-            Shortest time for which a result counts.
-        fresh
-            Call `work`, even if another page has just done so.
+        multiple of the time that it took, whichever is longest, unless a `fresh` one is asked for.
+        An error is not kept.
         """
         lock, kept = self._shared.setdefault(key, (threading.Lock(), []))
         with lock:
@@ -388,13 +379,19 @@ class Site:
     def look_for_alarms(self) -> None:
         """Look for alarms now and about once a minute, in a thread; pages show `alarms`."""
 
+        kept: dict[str, Remembered] = {}
+
+        def remembered(collection: Any) -> Any:
+            if not isinstance(collection, LocalCollection):
+                return collection
+            return kept.setdefault(collection.full_name, Remembered(collection))
+
         def work() -> list[alarms.Alarm]:
-            plan = process_run.Plan((), self.contexts()[0], self.detector, ())
             found = alarms.find_causes(
                 self.detector,
-                self.collection,
-                self.trends,
-                lambda: process_run.all_folders(plan, self.output_folder, self.live_data_dir),
+                lambda: remembered(self.collection()),
+                lambda: remembered(self.trends()),
+                self._all_folders,
                 {d: self.log_folder / f"auto_processing_{d}.json" for d in settings.DETECTORS},
             )
             return alarms.Alarms().update(found, self.detector)
@@ -420,14 +417,21 @@ class Site:
         self._look_timer = PeriodicCallback(look, 12_000 * self.refresh)
         self._look_timer.start()
 
+    def _all_folders(self) -> tuple[Path, ...]:
+        """Return the folders of data on this machine."""
+        return process_run.all_folders(self._plan(), self.output_folder, self.live_data_dir)
+
+    def _plan(self) -> process_run.Plan:
+        """Return the plan for a run of which nothing is known."""
+        return process_run.Plan((), self.contexts()[0], self.detector, ())
+
     def _find_storage(self) -> Storage:
         """Return what is stored; call it in a thread."""
-        plan = process_run.Plan((), self.contexts()[0], self.detector, ())
         contexts = {name: self.context(name) for name in self.contexts()}
         return find_storage(
             self.collection(),
-            lambda document: contexts[process_run.plan_of_run(plan, document).context],
-            process_run.all_folders(plan, self.output_folder, self.live_data_dir),
+            lambda document: contexts[self.context_for(document)],
+            self._all_folders(),
         )
 
     def acknowledge(self, name: str, user: str) -> None:
@@ -449,17 +453,8 @@ class Site:
     def context(self, name: str, corrections_version: str | None = None) -> "strax.Context":
         """Return a new context that loads stored data, and makes none.
 
-        Parameters
-        ----------
-        name
-            One of `amstrax.settings.CONTEXT_DETECTORS`.
-        corrections_version
-            Version of the corrections; None for that of the dashboard, if it has one.
-
-        Raises
-        ------
-        AmstraxError
-            For an unknown version, or an invalid option of the dashboard.
+        `corrections_version` None is that of the dashboard, if it has one. Raises AmstraxError for
+        an unknown version, or an invalid option of the dashboard.
         """
         from amstrax import contexts
 
@@ -492,8 +487,7 @@ class Site:
 
     def context_for(self, document: Mapping[str, Any]) -> str:
         """Return the name of the context that processes a run."""
-        usual = process_run.Plan((), self.contexts()[0], self.detector, ())
-        return process_run.plan_of_run(usual, document).context
+        return process_run.plan_of_run(self._plan(), document).context
 
     def warm_up(self, draw: Callable[[], None]) -> None:
         """Import slow packages, and call `draw` (`figures.warm_up`), in a thread."""

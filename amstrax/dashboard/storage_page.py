@@ -44,6 +44,8 @@ class StoragePage(Page):
         try:
             found = self.site.storage.get()
         except Exception as error:
+            if self._found is None:
+                self._sums.text = ""
             self.report("the storage", error)
             return
         self.clear_report("the storage")
@@ -84,7 +86,7 @@ class StoragePage(Page):
             runs = found.of_runs(numbers)
             return render.html("storage_runs.html", runs=runs, is_asked=bool(numbers))
 
-        self.load("the runs", work, lambda text: set_text(self._of_runs, text))
+        self.load("the runs", work, self._of_runs)
 
 
 def _hosts(found: Storage) -> list[str]:

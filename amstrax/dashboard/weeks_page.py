@@ -11,7 +11,7 @@ from bokeh.plotting import figure
 from amstrax.analyses import style, tables
 from amstrax.calibration.trends import CHANNEL_QUANTITIES, QUANTITIES, quantity_of, unit_of
 from amstrax.dashboard import figures, render
-from amstrax.dashboard.page import Page, select, set_text, text_input, wrapped
+from amstrax.dashboard.page import Page, select, text_input, wrapped
 from amstrax.rundb import connection, documents
 
 #: Choices of days to look back
@@ -65,7 +65,7 @@ class LogPage(Page):
             ]
             return render.html("log_entries.html", entries=found[:_MOST], total=len(found))
 
-        self.load("the log", work, lambda text: set_text(self._table, text), again)
+        self.load("the log", work, self._table, again)
 
 
 def entries(collection: Any, since: datetime) -> list[_Entry]:
@@ -109,7 +109,7 @@ class TrendsPage(Page):
             rows = [row for row in rows if (documents.utc_time_of(row, "start") or since) > since]
             return len(rows), trend_figures(rows)
 
-        self.load("the trends", work, self._take)
+        self.load("the trends", work, self._take, place=self._text)
 
     def _take(self, found: tuple[int, list[Any]]) -> None:
         number, drawn = found

@@ -187,6 +187,11 @@ def test_events_are_browsed(page, server):
     expect(part(page, "figures").locator(".bk-Figure")).to_have_count(6)
     write(page, "event", "999999")
     expect(part(page, "message")).to_contain_text("has no event 999999")
+    # Nothing stays in place of an event that does not come
+    for run, problem in ((SUBMITTED, "is not stored here"), ("x", "the address has no run id")):
+        page.goto(f"{server.address}events?id={run}")
+        expect(part(page, "message")).to_contain_text(problem)
+        expect(text).to_be_hidden()
 
 
 def test_led_runs_have_spectra_and_gains(page, server):

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from amstrax.dashboard.site import Site
+from amstrax.dashboard.site import Remembered, Site
 from amstrax.rundb import documents
+from amstrax.rundb.embedded import LocalClient, LocalCollection
 
 
 def test_pages_are_told_of_changes_only(tmp_path):
@@ -74,3 +75,25 @@ def test_pages_share_what_they_ask(tmp_path):
         site.shared(("broken",), lambda: 1 / 0)
     assert ask("broken") == 5
     site.close()
+
+
+def test_alarms_are_looked_for_after_changes_only(tmp_path, monkeypatch):
+    """Also while the store is written all the time, then less often."""
+    searches: list[int] = []
+    find = LocalCollection.find
+    monkeypatch.setattr(
+        LocalCollection, "find", lambda *args, **more: searches.append(1) or find(*args, **more)
+    )
+    runs = LocalClient(tmp_path / "rundb.sqlite")["run"]["runs_gas"]
+    kept = Remembered(runs)
+    condition = {"start": {"$ne": None}}
+    assert [kept.find(condition, limit=1) for _ in range(3)] == [[]] * 3
+    monkeypatch.setattr("amstrax.dashboard.site._ALARM_SHARE", 0)
+    runs.insert_one({"_id": 1, "start": 7})
+    assert [kept.find(condition, ["_id"]) for _ in range(3)] == [[{"_id": 1}]] * 3
+    monkeypatch.setattr("amstrax.dashboard.site._ALARM_SHARE", 1e9)
+    runs.insert_one({"_id": 2, "start": 8})
+    assert [len(kept.find(condition, ["_id"])) for _ in range(3)] == [2] * 3
+    runs.insert_one({"_id": 3, "start": 9})
+    assert [len(kept.find(condition, ["_id"])) for _ in range(3)] == [2] * 3
+    assert len(searches) == 3
