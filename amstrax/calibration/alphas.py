@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from amstrax.calibration.result import Result, bootstrap, interval
+from amstrax.calibration.result import Result, bootstrap, interval, minuit, p_value
 from amstrax.exceptions import NoResult
 
 #: Energies of the alphas [keV]: ENSDF, that is NDS 107 (2006) 1027 (Rn-222 and Po-218) and NDS 99
@@ -53,6 +53,8 @@ def find_alphas(area: np.ndarray, fraction_top: np.ndarray, unit: str = "PE") ->
     fitted by a binned likelihood; the two lower ones, which overlap, have one relative width. The
     scale is the mean of energy / position of the lines; light need not be proportional to energy.
 
+    Raises NoResult (a ValueError) for too few alphas, or without three lines.
+
     Parameters
     ----------
     area
@@ -61,11 +63,6 @@ def find_alphas(area: np.ndarray, fraction_top: np.ndarray, unit: str = "PE") ->
         Fraction of it in the top PMT [1], shape (n,).
     unit
         Unit of the areas.
-
-    Raises
-    ------
-    NoResult
-        (a ValueError) for too few alphas, or without three lines.
     """
     area, fraction_top = (np.asarray(x, dtype=np.float64) for x in (area, fraction_top))
     good = np.isfinite(area) & (area > 0) & (fraction_top > 0) & (fraction_top < 1)
@@ -137,9 +134,7 @@ def _first_line(logs: np.ndarray) -> float:
 
 
 def _fit(corrected: np.ndarray, light: np.ndarray, first: float, unit: str) -> Alphas:
-    from iminuit import Minuit
     from scipy.special import ndtr, xlogy
-    from scipy.stats import chi2
 
     energies = np.array(list(ENERGIES.values()))
     start = np.exp(first) * energies / energies[0]
@@ -161,18 +156,19 @@ def _fit(corrected: np.ndarray, light: np.ndarray, first: float, unit: str) -> A
         of_bins = model(*values)
         return 2 * float(np.sum(of_bins - counts + xlogy(counts, counts / of_bins)))
 
-    names = (
-        *("rn222", "po218", "po214", "width", "width_214"),
-        *("n_222", "n_218", "n_214", "flat"),
-    )
-    fit = Minuit(
+    names, of_peaks = ("rn222", "po218", "po214"), ("n_222", "n_218", "n_214")
+    widths = ("width", "width_214")
+    first_values = (*start, 0.03, 0.03, n / 3, n / 3, n / 4, n / 12)
+    fit = minuit(
         minus_two_log_likelihood,
-        *(*start, 0.03, 0.03, n / 3, n / 3, n / 4, n / 12),
-        name=names,
+        dict(zip((*names, *widths, *of_peaks, "flat"), first_values, strict=True)),
+        {
+            **{name: (0.95 * x, 1.05 * x) for name, x in zip(names, start, strict=True)},
+            **dict.fromkeys(widths, (0.004, 0.12)),
+            **dict.fromkeys(of_peaks, (0, 1.5 * n)),
+            "flat": (0.1, n),
+        },
     )
-    fit.errordef = Minuit.LEAST_SQUARES
-    limits = [(0.95 * x, 1.05 * x) for x in start]
-    fit.limits = [*limits, (0.004, 0.12), (0.004, 0.12), *[(0, 1.5 * n)] * 3, (0.1, n)]
     fit.strategy = 2
     for _ in range(3):  # at the lower limit of the background, errors can be wrong at first
         fit.migrad()
@@ -181,8 +177,8 @@ def _fit(corrected: np.ndarray, light: np.ndarray, first: float, unit: str) -> A
         fit.hesse()
         if fit.valid and fit.accurate:
             break
-    numbers = np.array([fit.values[name] for name in ("n_222", "n_218", "n_214")])
-    errors = np.array([fit.errors[name] for name in ("n_222", "n_218", "n_214")])
+    numbers = np.array([fit.values[name] for name in of_peaks])
+    errors = np.array([fit.errors[name] for name in of_peaks])
     if not (fit.valid and fit.accurate) or (numbers < 2 * errors).any():
         raise NoResult(
             f"no three alpha lines found in {n} S1s near {start[0]:.0f} to {start[-1]:.0f} {unit}: "
@@ -197,13 +193,10 @@ def _fit(corrected: np.ndarray, light: np.ndarray, first: float, unit: str) -> A
     of_light = np.sqrt(np.pi / 2 / numbers[:2].sum()) * fit.values["width"]
     by = np.hypot(by, of_light * scale)
     expected = model(*fit.values)
-    many = expected > 5
-    free = int(many.sum()) - fit.nfit
-    statistic = float(np.sum((counts - expected)[many] ** 2 / expected[many]))
     lines: dict[str, Result] = {}
     sigmas: dict[str, Result] = {}
     resolutions: dict[str, Result] = {}
-    for name, parameter in zip(ENERGIES, names, strict=False):
+    for name, parameter in zip(ENERGIES, names, strict=True):
         width = "width_214" if name == "Po-214" else "width"
         at, ratio, error = fit.values[parameter], fit.values[width], fit.errors[parameter]
         if name == "Po-214":
@@ -213,18 +206,18 @@ def _fit(corrected: np.ndarray, light: np.ndarray, first: float, unit: str) -> A
             (sigmas, "sigma", at * ratio, at * fit.errors[width], unit),
             (resolutions, "resolution", ratio, fit.errors[width], "1"),
         ):
-            of[name] = _result(f"{key} {name}", value, off, its, "fit of three lines")
+            of[name] = Result.with_error(f"{key} {name}", value, off, its, "fit of three lines")
     return Alphas(
         lines,
         sigmas,
         resolutions,
-        _result("energy_scale", scale, by, f"keV/({unit})", "fit of three lines"),
+        Result.with_error("energy_scale", scale, by, f"keV/({unit})", "fit of three lines"),
         corrected,
         light,
         edges,
         counts,
         expected,
-        float(chi2.sf(statistic, free)) if free > 0 else np.nan,
+        p_value(counts, expected, fit.nfit),
     )
 
 
@@ -233,11 +226,7 @@ def linearity(found: Alphas) -> Result:
     (low, high), name = (found.lines[x] for x in ("Rn-222", "Po-214")), "light_yield_ratio"
     ratio = high.value / low.value * ENERGIES["Rn-222"] / ENERGIES["Po-214"]
     by = ratio * np.hypot(high.error / high.value, low.error / low.value)
-    return _result(name, ratio, by, "1", "Po-214 / Rn-222")
-
-
-def _result(name: str, value: float, error: float, unit: str, method: str) -> Result:
-    return Result(name, float(value), float(value - error), float(value + error), unit, method)
+    return Result.with_error(name, ratio, by, "1", "Po-214 / Rn-222")
 
 
 def alphas_of_peaks(
@@ -289,13 +278,8 @@ def half_life(delays: np.ndarray, least: float = 80.0, most: float = 2000.0) -> 
 
     Shorter delays than `least` [us] do not count: there the alpha can be in the S2 of the beta.
 
-    Raises
-    ------
-    NoResult
-        (a ValueError) for too few pairs.
+    Raises NoResult (a ValueError) for too few pairs.
     """
-    from iminuit import Minuit
-
     delays = delays[(delays >= least) & (delays < most)]
     n, length = len(delays), most - least
     if n < _FEWEST_PAIRS:
@@ -308,15 +292,17 @@ def half_life(delays: np.ndarray, least: float = 80.0, most: float = 2000.0) -> 
         decay = np.exp(-(delays - least) / tau) / tau / -np.expm1(-length / tau)
         return -2 * float(np.sum(np.log(share * decay + (1 - share) / length)))
 
-    fit = Minuit(minus_two_log_likelihood, tau=HALF_LIFE / np.log(2), share=0.8)
-    fit.errordef = Minuit.LEAST_SQUARES
-    fit.limits = [(20.0, 1500.0), (1e-3, 1.0)]
+    fit = minuit(
+        minus_two_log_likelihood,
+        {"tau": HALF_LIFE / np.log(2), "share": 0.8},
+        {"tau": (20.0, 1500.0), "share": (1e-3, 1.0)},
+    )
     fit.migrad()
     fit.hesse()
     value, error = (x["tau"] * np.log(2) for x in (fit.values, fit.errors))
     if not fit.valid or error > 0.5 * value:
         raise NoResult(f"{n} pairs of a beta and an alpha do not determine a half-life")
-    return _result("po214_half_life", value, error, "us", "delays of BiPo pairs")
+    return Result.with_error("po214_half_life", value, error, "us", "delays of BiPo pairs")
 
 
 def photoelectron_area(
@@ -337,6 +323,8 @@ def photoelectron_area(
     that falls exponentially. The interval is statistical; the result is proportional to 1 /
     `excess`, which XAMSL cannot measure.
 
+    Raises NoResult (a ValueError) for too few pulses, or where the noise explains the fluctuations.
+
     Parameters
     ----------
     tails
@@ -352,11 +340,6 @@ def photoelectron_area(
         a mean of photoelectrons: 1.45 for a spread of 0.35 and 20 % double photoelectrons.
     n_baseline
         Samples from which the baseline is.
-
-    Raises
-    ------
-    NoResult
-        (a ValueError) for too few pulses, or where the noise explains the fluctuations.
     """
     n, half = len(tails), tails.shape[1] // 2
     if n < _FEWEST_PULSES or half < 2:

@@ -1,11 +1,10 @@
 """Drift times from gate and cathode, drift velocity and longitudinal diffusion."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from amstrax.calibration.result import ONE_SIGMA, Result, interval
+from amstrax.calibration.result import ONE_SIGMA, Result, interval, minuit
 from amstrax.exceptions import NoResult
 
 #: 1 cm2/s
@@ -95,6 +94,8 @@ def find_edges(
     one of 60 ns (1/width: 0.1, 1.1 and -0.4, 1.3; width^-1/2 and the mean: 0.3 to 0.5, 0.9).
     Background and slope are those that fit best: they hardly move the edge.
 
+    Raises NoResult for too few events around an edge, or no edge in the window.
+
     Parameters
     ----------
     drift_time
@@ -106,11 +107,6 @@ def find_edges(
         (1979) 1), 0 for none: samples of fitted densities, whose edges and widths are drawn by
         their likelihood. Samples of the events themselves repeat the few that decide where the
         edge is: their interval is wrong, as is that of the best width alone, which may be near 0.
-
-    Raises
-    ------
-    NoResult
-        For too few events around an edge, or no edge in the window.
     """
     gate, cathode = first_guess(drift_time) if guess is None else guess
     reach = _WINDOW * (cathode - gate)
@@ -140,18 +136,19 @@ def _fit_edge(
             f"no edge of the drift times between {window[0]:.0f} and {window[1]:.0f} ns: look at "
             "the spectrum (--plot), and give --guess GATE CATHODE"
         )
+    low, median, high = (scan.quantile(0.5 + share / 2) for share in (-ONE_SIGMA, 0, ONE_SIGMA))
     method, option = "edge of the drift times", f"drift_time_{name}"
+    by_likelihood = Result(option, median, low, high, "ns", f"{method}, likelihood")
     by_bootstrap = None
     if n_samples:
         rng = np.random.default_rng(0)
         off = []
         for edge, width in scan.draw(rng, n_samples):
             sample = _sample(rng, len(t), (edge, width, *parameters[2:]), window, side)
-            off.append(_scan(sample, window, side, parameters, place).median - edge)
+            off.append(_scan(sample, window, side, parameters, place).quantile(0.5) - edge)
         low, high = interval(np.array(off))
-        ends = scan.median - high, scan.median - low
-        by_bootstrap = Result(option, scan.median, *ends, "ns", f"{method}, bootstrap")
-    by_likelihood = Result(option, scan.median, *scan.interval(), "ns", f"{method}, likelihood")
+        ends = median - high, median - low
+        by_bootstrap = Result(option, median, *ends, "ns", f"{method}, bootstrap")
     return Edge(by_likelihood, by_bootstrap, *parameters, window, side, len(t))
 
 
@@ -181,19 +178,10 @@ class _Scan(NamedTuple):
     weighted: np.ndarray  #: shape (edges, widths)
     best: tuple[float, float]  #: edge and width of the highest likelihood
 
-    @property
-    def median(self) -> float:
-        return float(self._quantiles((0.5,))[0])
-
-    def interval(self) -> tuple[float, float]:
-        """Return the ends of the central 68 %."""
-        low, high = self._quantiles((0.5 - ONE_SIGMA / 2, 0.5 + ONE_SIGMA / 2))
-        return float(low), float(high)
-
-    def _quantiles(self, shares: Sequence[float]) -> np.ndarray:
+    def quantile(self, share: float) -> float:
         step = self.edges[1] - self.edges[0]
         cumulative = np.cumsum(self.weighted.sum(axis=1)) / self.weighted.sum()
-        return np.interp(np.asarray(shares), cumulative, self.edges + step / 2)
+        return float(np.interp(share, cumulative, self.edges + step / 2))
 
     def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """Return edges and widths drawn by their weighted likelihood, shape (n, 2)."""
@@ -347,6 +335,8 @@ def find_diffusion(
     slices below 100 electrons are left out. Without it, D of short lifetimes is up to 12 % low.
     The interval has a systematic error of 1.5 % of D, added in quadrature.
 
+    Raises NoResult for too few events, or too few with 100 electrons.
+
     Parameters
     ----------
     width
@@ -360,14 +350,7 @@ def find_diffusion(
         Uncorrected areas of the S2s [PE], shape (n,); None: of very many electrons.
     se_gain
         Area of an electron [PE].
-
-    Raises
-    ------
-    NoResult
-        For too few events, or too few with 100 electrons.
     """
-    from iminuit import Minuit
-
     good = np.isfinite(width) & np.isfinite(drift_time)
     width, t = width[good].astype(np.float64), drift_time[good].astype(np.float64)
     n_slices = min(_SLICES, len(t) // _FEWEST_IN_SLICE)
@@ -402,21 +385,21 @@ def find_diffusion(
     def chi2(diffusion: float, transit_time: float) -> float:
         return float(np.sum(((median - fitted(diffusion, transit_time)) / error) ** 2))
 
-    minuit = Minuit(chi2, 25.0, median[0] / 0.9, name=("diffusion", "transit_time"))
-    minuit.errordef = Minuit.LEAST_SQUARES
-    minuit.errors["diffusion"], minuit.errors["transit_time"] = 1.0, 10.0
-    minuit.limits["diffusion"] = (0, 1000)
-    minuit.limits["transit_time"] = (1, 10 * median.max())
-    minuit.migrad()
-    if not minuit.valid:
+    fit = minuit(
+        chi2,
+        {"diffusion": 25.0, "transit_time": median[0] / 0.9},
+        {"diffusion": (0, 1000), "transit_time": (1, 10 * median.max())},
+    )
+    fit.errors["diffusion"], fit.errors["transit_time"] = 1.0, 10.0
+    fit.migrad()
+    if not fit.valid:
         raise NoResult(
             "the widths of S2s do not grow with drift time as by diffusion: choose events of one "
             "deposit (--s2_range)"
         )
-    minuit.minos("diffusion")
-    value, errors = float(minuit.values[0]), minuit.merrors["diffusion"]
+    fit.minos("diffusion")
+    (value, transit_time), errors = map(float, fit.values), fit.merrors["diffusion"]
     systematic = _SYSTEMATIC * value
-    transit_time = float(minuit.values[1])
     return Diffusion(
         Result(
             "diffusion_longitudinal",

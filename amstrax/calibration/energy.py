@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from amstrax.calibration.result import Result, bootstrap
+from amstrax.calibration.result import Result, bootstrap, minuit
 from amstrax.exceptions import NoResult
 
 #: Fewest events of a line
@@ -83,10 +83,7 @@ def find_line(
     (Mahalanobis distance) of the mean are kept until nothing changes. The covariance is corrected
     for what a Gaussian distribution has beyond. `energy` is in keV, NaN where it is not known.
 
-    Raises
-    ------
-    NoResult
-        (a ValueError) for too few events, or where they do not form a peak.
+    Raises NoResult (a ValueError) for too few events, or where they do not form a peak.
     """
     x = np.stack([cs1, cs2], axis=1).astype(np.float64)
     usable = np.isfinite(x).all(axis=1) & (x > 0).all(axis=1)
@@ -157,13 +154,8 @@ def doke_fit(lines: Sequence[Line], w_value: float = 13.7) -> EnergyScale:
     J. Appl. Phys. 41 (2002) 1538). The fit minimises the chi-square of E / W - cS1/g1 - cS2/g2,
     whose variance has the errors of both means and their covariance.
 
-    Raises
-    ------
-    NoResult
-        (a ValueError) for fewer than two lines, or where these do not determine both.
+    Raises NoResult (a ValueError) for fewer than two lines, or where these do not determine both.
     """
-    from iminuit import Minuit
-
     if len(lines) < 2:
         raise NoResult(
             f"{len(lines)} line does not determine g1 and g2 of a Doke plot: give two or more of "
@@ -187,9 +179,8 @@ def doke_fit(lines: Sequence[Line], w_value: float = 13.7) -> EnergyScale:
     )
     if not (start > 0).all():
         raise NoResult(undetermined)
-    fit = Minuit(chi2, *(1 / start), name=("g1", "g2"))
-    fit.errordef = Minuit.LEAST_SQUARES
-    fit.limits = [(1e-3 / value, 1e3 / value) for value in start]
+    limits = {name: (1e-3 / x, 1e3 / x) for name, x in zip(("g1", "g2"), start, strict=True)}
+    fit = minuit(chi2, dict(zip(limits, 1 / start, strict=True)), limits)
     fit.migrad()
     fit.hesse()
     if not fit.valid or fit.covariance is None:
@@ -221,10 +212,7 @@ def ellipse_fit(
     slope of cS1 on cS2, -g1/g2. The variance of cS1, mostly photon statistics, is not used. What
     else moves cS2, as residuals of corrections, biases both. Errors are by bootstrap.
 
-    Raises
-    ------
-    NoResult
-        (a ValueError) where cS1 and cS2 are not anticorrelated enough.
+    Raises NoResult (a ValueError) where cS1 and cS2 are not anticorrelated enough.
     """
     rows = np.flatnonzero(line.is_inside)
     x = np.stack([cs1[rows], cs2[rows]], axis=1).astype(np.float64)
@@ -280,7 +268,7 @@ def _scale(
 ) -> EnergyScale:
     errors = np.sqrt(np.diag(covariance))
     g1, g2 = (
-        Result(name, float(v), float(v - e), float(v + e), unit, method)
+        Result.with_error(name, v, e, unit, method)
         for name, v, e, unit in zip(
             ("g1", "g2"), value, errors, ("PE/photon", "PE/electron"), strict=True
         )
@@ -291,6 +279,8 @@ def _scale(
 def fit_peak(energies: np.ndarray, expected: float, width: float | None = None) -> PeakFit:
     """Return a Gaussian peak near an energy, on a straight background, by a binned likelihood.
 
+    Raises NoResult (a ValueError) for too few events, or without a peak.
+
     Parameters
     ----------
     energies
@@ -299,13 +289,7 @@ def fit_peak(energies: np.ndarray, expected: float, width: float | None = None) 
         Energy of the line [keV].
     width
         First guess of its standard deviation [keV]; None: 8 %.
-
-    Raises
-    ------
-    NoResult
-        (a ValueError) for too few events, or without a peak.
     """
-    from iminuit import Minuit
     from scipy.special import ndtr, xlogy
 
     no_peak = (
@@ -334,38 +318,29 @@ def fit_peak(energies: np.ndarray, expected: float, width: float | None = None) 
         of_bins = np.maximum(model(*values), 1e-9)
         return 2 * float(np.sum(of_bins - counts + xlogy(counts, counts / of_bins)))
 
-    fit = Minuit(
+    fit = minuit(
         minus_two_log_likelihood,
-        *(middle, width, 0.95 * n, 0.05 * n, 0.0),
-        name=("mean", "sigma", "peak", "flat", "slope"),
+        {"mean": middle, "sigma": width, "peak": 0.95 * n, "flat": 0.05 * n, "slope": 0.0},
+        {
+            "mean": (edges[0], edges[-1]),
+            "sigma": (0.1 * width, 3 * width),
+            "peak": (0, 1.5 * n),
+            "flat": (0, 1.5 * n),
+            "slope": (-1, 1),
+        },
     )
-    fit.errordef = Minuit.LEAST_SQUARES
-    fit.limits = [
-        (edges[0], edges[-1]),
-        (0.1 * width, 3 * width),
-        (0, 1.5 * n),
-        (0, 1.5 * n),
-        (-1, 1),
-    ]
     fit.migrad()
     fit.hesse()
     if not fit.valid or fit.values["peak"] < 3 * np.sqrt(n):
         raise NoResult(no_peak)
     mean, sigma = fit.values["mean"], fit.values["sigma"]
-    at, by, by_ratio = fit.errors["mean"], fit.errors["sigma"], fit.errors["sigma"] / mean
-    name, method = f"{expected:g} keV", "Gaussian fit"
-    return PeakFit(
-        Result(f"mean {name}", mean, mean - at, mean + at, "keV", method),
-        Result(f"sigma {name}", sigma, sigma - by, sigma + by, "keV", method),
-        Result(
-            f"resolution {name}",
-            sigma / mean,
-            sigma / mean - by_ratio,
-            sigma / mean + by_ratio,
-            "1",
-            method,
-        ),
-        edges,
-        counts,
-        model(*fit.values),
+    at, by = fit.errors["mean"], fit.errors["sigma"]
+    of_mean, of_sigma, resolution = (
+        Result.with_error(f"{name} {expected:g} keV", value, error, unit, "Gaussian fit")
+        for name, value, error, unit in (
+            ("mean", mean, at, "keV"),
+            ("sigma", sigma, by, "keV"),
+            ("resolution", sigma / mean, by / mean, "1"),
+        )
     )
+    return PeakFit(of_mean, of_sigma, resolution, edges, counts, model(*fit.values))

@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from amstrax.calibration import photoelectron_spectrum as spectrum
-from amstrax.calibration.result import Number
+from amstrax.calibration.result import Number, minuit
 from amstrax.exceptions import NoGain
 
 if TYPE_CHECKING:
     from iminuit import Minuit
-
-#: Methods: `mean_gain`, `fit_gain`
-METHODS = ("mean", "fit")
 
 #: Least number of pulses, and of photoelectrons in them
 _FEWEST_PULSES, _FEWEST_PHOTOELECTRONS = 1000, 100
@@ -220,14 +217,14 @@ def fit_gain(pulses: np.ndarray, start: Gain | None = None) -> Gain:
     start = mean_gain(pulses) if start is None else start
     edges = area_bins(pulses["area"], start)
     counts = np.histogram(pulses["area"], edges)[0]
-    minuit = _minimise(edges, counts, start)
-    shape, errors = spectrum.Shape(*minuit.values), spectrum.Shape(*minuit.errors)
+    fit = _minimise(edges, counts, start)
+    shape, errors = spectrum.Shape(*fit.values), spectrum.Shape(*fit.errors)
     gains = []
     for size in _SMALL_SIZES:
-        minuit.values["small_size"] = size
-        minuit.migrad()
-        gains.append(minuit.values["gain"])
-    chi2, n_free = _chi2(counts, spectrum.bin_shares(edges, shape), minuit.nfit)
+        fit.values["small_size"] = size
+        fit.migrad()
+        gains.append(fit.values["gain"])
+    chi2, n_free = _chi2(counts, spectrum.bin_shares(edges, shape), fit.nfit)
     from scipy.stats import chi2 as chi2_distribution
 
     return Gain(
@@ -257,7 +254,6 @@ def area_bins(area: np.ndarray, start: Gain) -> np.ndarray:
 
 def _minimise(edges: np.ndarray, counts: np.ndarray, start: Gain) -> "Minuit":
     """Return iminuit's object at the minimum."""
-    from iminuit import Minuit
     from scipy.special import xlogy
 
     n_areas = counts.sum()
@@ -269,12 +265,7 @@ def _minimise(edges: np.ndarray, counts: np.ndarray, start: Gain) -> "Minuit":
         return 2 * float(np.sum(xlogy(counts, counts / (n_areas * shares))))
 
     gain, occupancy, noise = start.gain.value, start.occupancy.value, start.noise
-    minuit = Minuit(
-        minus_two_log_likelihood,
-        *spectrum.Shape(occupancy, gain, 0.4, 0.05, _SMALL_SIZE, start.pedestal, noise),
-        name=spectrum.Shape._fields,
-    )
-    minuit.errordef = Minuit.LEAST_SQUARES
+    first = spectrum.Shape(occupancy, gain, 0.4, 0.05, _SMALL_SIZE, start.pedestal, noise)
     limits = {
         "occupancy": (0.2 * occupancy, 5 * occupancy),
         "gain": (0.2 * gain, 5 * gain),
@@ -283,17 +274,15 @@ def _minimise(edges: np.ndarray, counts: np.ndarray, start: Gain) -> "Minuit":
         "pedestal": (start.pedestal - 3 * noise, start.pedestal + 3 * noise),
         "noise": (0.3 * noise, 3 * noise),
     }
-    for name, limit in limits.items():
-        minuit.limits[name] = limit
-    minuit.fixed["small_size"] = True
-    minuit.migrad()
-    minuit.hesse()
-    if not minuit.valid:
+    fit = minuit(minus_two_log_likelihood, first._asdict(), limits, fixed="small_size")
+    fit.migrad()
+    fit.hesse()
+    if not fit.valid:
         raise NoGain(
             "the fit found no minimum: the spectrum has another shape than that of photoelectrons "
             "with noise; look at its plot, and take the mean"
         )
-    return minuit
+    return fit
 
 
 def _chi2(counts: np.ndarray, shares: np.ndarray, n_parameters: int) -> tuple[float, int]:
@@ -337,7 +326,7 @@ def channel_gains(
     noise_window: tuple[int, int] = (0, 10),
     off: np.ndarray | None = None,
 ) -> dict[int, dict[str, Gain | NoGain]]:
-    """Return gains: channel -> name of the method (of `METHODS`) -> gain, or the reason for none.
+    """Return gains: channel -> ``mean`` and ``fit`` -> gain, or the reason for none.
 
     Parameters are those of `mean_gain`, with pulses of all channels.
     """

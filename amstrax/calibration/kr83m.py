@@ -16,19 +16,15 @@ def half_life(delays: np.ndarray, shortest: float, longest: float) -> Result:
     Delays are exponential between the limits, with the same efficiency at all. The interval is
     where the log-likelihood is within 0.5 of its maximum.
 
+    Raises InvalidOption (a ValueError) unless 0 <= shortest < longest, and NoResult (a ValueError)
+    with fewer than 20 delays, or delays that do not fall off.
+
     Parameters
     ----------
     delays
         Delays of the second S1 [ns]; those outside of [shortest, longest) are left out.
     shortest, longest
         Limits of the fit [ns].
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) unless 0 <= shortest < longest.
-    NoResult
-        (a ValueError) with fewer than 20 delays, or delays that do not fall off.
     """
     if not 0 <= shortest < longest < np.inf:
         raise InvalidOption(

@@ -84,6 +84,8 @@ def lifetime_of_events(
 ) -> tuple[np.ndarray, Lifetime]:
     """Return the events that are used, and the lifetime that `find_lifetime` finds in them.
 
+    Raises NoResult as of `find_lifetime`, and if over 5 % of the S2s have saturated channels.
+
     Parameters
     ----------
     events
@@ -98,11 +100,6 @@ def lifetime_of_events(
         Use S2s with saturated channels, as where they have been corrected.
     n_samples
         As of `find_lifetime`.
-
-    Raises
-    ------
-    NoResult
-        As of `find_lifetime`, and if over 5 % of the S2s have saturated channels.
     """
     if drift_range is None:
         gate, cathode = drift.first_guess(events["drift_time"])
@@ -130,6 +127,8 @@ def find_lifetime(
     An upper end is infinite if a slope of 0 is within the interval, as is then the value if the
     slope is not negative.
 
+    Raises NoResult for too few events, and S2s that rise with drift time.
+
     Parameters
     ----------
     s2_area
@@ -142,11 +141,6 @@ def find_lifetime(
         its dependence on r from the spread. NaN counts as a ring.
     n_samples
         Number of samples of the bootstrap.
-
-    Raises
-    ------
-    NoResult
-        For too few events, and S2s that rise with drift time.
     """
     y = np.log(np.asarray(s2_area, dtype=np.float64))
     t = np.asarray(drift_time, dtype=np.float64)

@@ -49,6 +49,8 @@ def s1_map(
     A bin with fewer than `min_events` takes in its neighbours in r, which differ less than those in
     z, on both sides, until there are enough. Bins of equal width in r^2 are equally full.
 
+    Raises NoResult (a ValueError) for too few events in a slice of z.
+
     Parameters
     ----------
     r, z, s1
@@ -57,11 +59,6 @@ def s1_map(
         Edges of the bins, increasing [mm].
     min_events
         Least number of events that the value of a bin is made from.
-
-    Raises
-    ------
-    NoResult
-        (a ValueError) for too few events in a slice of z.
     """
     events = _Binned("rz", (r, z), s1, (r_edges, z_edges))
     n_r, n_z = events.shape
@@ -95,6 +92,8 @@ def s2_map(
     A bin with fewer than `min_events` takes in its neighbours, a ring at a time, until there are
     enough. Bins without events are 0: corrected_areas takes the nearest other one there.
 
+    Raises NoResult (a ValueError) for too few events in all bins together.
+
     Parameters
     ----------
     x, y, cs2
@@ -104,11 +103,6 @@ def s2_map(
         Edges of the bins, increasing [mm].
     min_events
         As of `s1_map`.
-
-    Raises
-    ------
-    NoResult
-        (a ValueError) for too few events in all bins together.
     """
     events = _Binned("xy", (x, y), cs2, (x_edges, y_edges))
 
@@ -143,6 +137,8 @@ def maps_of_events(
     Events count within three standard deviations of the line in the other signal, which does not
     select those of more or less light. Positions outside of the volume count in the outer bins.
 
+    Raises NoResult (a ValueError) without a line, or for too few events.
+
     Parameters
     ----------
     events
@@ -157,11 +153,6 @@ def maps_of_events(
         As of `s1_map`.
     radius, depth
         Of the volume [mm].
-
-    Raises
-    ------
-    NoResult
-        (a ValueError) without a line, or for too few events.
     """
     line = find_line(np.nan, events["cs1"], events["cs2"], *ranges)
     sigma = np.sqrt(np.diag(line.covariance))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from amstrax.calibration.result import Result
+from amstrax.calibration.result import Result, minuit, p_value
 from amstrax.exceptions import NoResult
 
 #: Fewest peaks in the range of the fit
@@ -107,6 +107,9 @@ def _skewness(gain: float, spread: float) -> float:
 def fit_electrons(area: np.ndarray, lowest: float = 2.5, start: float | None = None) -> ElectronFit:
     """Return the gain of single electrons from areas of small peaks, by a binned likelihood.
 
+    Raises NoResult (a ValueError) for too few peaks, or without a peak in the spectrum above
+    `lowest`.
+
     Parameters
     ----------
     area
@@ -115,15 +118,8 @@ def fit_electrons(area: np.ndarray, lowest: float = 2.5, start: float | None = N
         The fit starts here [PE]: above the area of a dark count.
     start
         First guess of the gain [PE]; None: the median.
-
-    Raises
-    ------
-    NoResult
-        (a ValueError) for too few peaks, or without a peak in the spectrum above `lowest`.
     """
-    from iminuit import Minuit
     from scipy.special import xlogy
-    from scipy.stats import chi2
 
     area = np.asarray(area, dtype=np.float64)
     area = area[np.isfinite(area) & (area >= lowest)]
@@ -141,15 +137,15 @@ def fit_electrons(area: np.ndarray, lowest: float = 2.5, start: float | None = N
         shares = np.maximum(bin_shares(edges, ElectronSpectrum(*values)), 1e-12)
         return 2 * float(np.sum(xlogy(counts, counts / (n * shares))))
 
-    fit = Minuit(
-        minus_two_log_likelihood,
-        *ElectronSpectrum(0.95 * gain, 0.42, 0.1, 0.02, 0.5),
-        name=ElectronSpectrum._fields,
-    )
-    fit.errordef = Minuit.LEAST_SQUARES
-    limits = (0.3 * gain, 2 * gain), (0.1, 1.0), (0, 0.6), (0, 0.9), (0.2, 1.0)
-    fit.limits = list(limits)
-    fit.fixed["dark_size"] = True
+    first = ElectronSpectrum(0.95 * gain, 0.42, 0.1, 0.02, 0.5)
+    limits = {
+        "gain": (0.3 * gain, 2 * gain),
+        "spread": (0.1, 1.0),
+        "overlap": (0, 0.6),
+        "dark": (0, 0.9),
+        "dark_size": (0.2, 1.0),
+    }
+    fit = minuit(minus_two_log_likelihood, first._asdict(), limits, fixed="dark_size")
     for _ in range(3):  # where the width allows no difference of electrons, the slope changes
         fit.migrad()
         fit.hesse()
@@ -164,19 +160,13 @@ def fit_electrons(area: np.ndarray, lowest: float = 2.5, start: float | None = N
             f"{gain:.1f} PE: look at the plot, and give another range of time or areas"
         )
     expected = n * bin_shares(edges, spectrum)
-    many = expected > 5
-    free = int(many.sum()) - fit.nfit - 1
-    statistic = float(np.sum((counts - expected)[many] ** 2 / expected[many]))
-    error = float(fit.errors["gain"])
     return ElectronFit(
-        Result(
-            "se_gain", spectrum.gain, spectrum.gain - error, spectrum.gain + error, "PE/e", "fit"
-        ),
+        Result.with_error("se_gain", spectrum.gain, fit.errors["gain"], "PE/e", "fit"),
         spectrum,
         edges,
         counts,
         expected,
-        float(chi2.sf(statistic, free)) if free > 0 else np.nan,
+        p_value(counts, expected, fit.nfit + 1),
     )
 
 

@@ -175,10 +175,8 @@ def check_limits(limits: Mapping[str, Sequence[float | None]]) -> dict[str, Limi
 
     A name without a channel holds for all channels.
 
-    Raises
-    ------
-    InvalidOption
-        For an unknown name, or values that are no pair of numbers (or None) in order.
+    Raises InvalidOption for an unknown name, or values that are no pair of numbers (or None) in
+    order.
     """
     check_names(limits)
     result = {}

@@ -162,11 +162,13 @@ def _gain_problem(gains: Any, lengths: Collection[int]) -> str:
 def _changes(old_path: Path, new_path: Path, notes: list[str]) -> Iterator[str]:
     """Yield forbidden changes since an older copy of a file."""
     is_version = new_path.parent.name == VERSIONS
-    old_table, new_table = [], []
+
+    def read(path: Path, place: str = "") -> tuple[str, dict[str, Any], list[lookup.Entry]]:
+        text, content = _read(path)
+        return text, content, [] if is_version else lookup.entries(content, path.name, place)
+
     try:
-        _, old = _read(old_path)
-        if not is_version:
-            old_table = lookup.entries(old, old_path.name, str(old_path))
+        _, old, old_table = read(old_path, str(old_path))
     except InvalidCorrection as error:
         notes.append(f"{new_path}: not compared with the older one, since that is wrong: {error}")
         return
@@ -174,16 +176,13 @@ def _changes(old_path: Path, new_path: Path, notes: list[str]) -> Iterator[str]:
         yield f"{new_path}: the file is gone, and {old_path} has it: put it back"
         return
     try:
-        text, new = _read(new_path)
-        if not is_version:
-            new_table = lookup.entries(new, new_path.name)
+        text, new, new_table = read(new_path)
     except InvalidCorrection as error:
         notes.append(f"{new_path}: not compared with the older one, since it is wrong: {error}")
         return
     if not is_version:
-        changed = _changed_values(
-            [entry for entry in old_table if "*" not in entry.text], new_table
-        )
+        closed = [entry for entry in old_table if "*" not in entry.text]
+        changed = _changed_values(closed, new_table)
     elif store.is_development(new_path.name) or new_path.stem == f"{VERSIONS}_ONLINE":
         return
     else:

@@ -95,12 +95,8 @@ class XAMSConfig(strax.Config):
     def fetch(self, plugin: strax.Plugin) -> Any:
         """Return the value for the run of a plugin.
 
-        Raises
-        ------
-        CorrectionError
-            When the look-up fails.
-        InvalidOption
-            For an invalid look-up string, and for other values of a Boolean option.
+        Raises CorrectionError when the look-up fails, and InvalidOption for an invalid look-up
+        string, and for other values of a Boolean option.
         """
         value = super().fetch(plugin)
         if isinstance(value, run_values.DefaultChannelMap):

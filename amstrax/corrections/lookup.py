@@ -210,18 +210,8 @@ def merged(ranges: Iterable[Range]) -> list[Range]:
 
 def common(one: Iterable[Range], other: Iterable[Range]) -> list[Range]:
     """Return the runs that are in both sets."""
-    one, other = merged(one), merged(other)
-    result = []
-    i = j = 0
-    while i < len(one) and j < len(other):
-        first, last = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])
-        if first <= last:
-            result.append((first, last))
-        if one[i][1] < other[j][1]:
-            i += 1
-        else:
-            j += 1
-    return merged(result)
+    one = merged(one)
+    return without(one, without(one, other))
 
 
 def without(one: Iterable[Range], other: Iterable[Range]) -> list[Range]:
@@ -298,12 +288,8 @@ def parse_version(text: str) -> Version:
 def options(version: str) -> dict[str, Any]:
     """Return the plugin options that a version sets: option -> plain value or look-up string.
 
-    Raises
-    ------
-    InvalidOption
-        When `version` is not a valid name.
-    CorrectionError
-        When its file cannot be read or is invalid.
+    Raises InvalidOption when `version` is not a valid name, and CorrectionError when its file
+    cannot be read or is invalid.
     """
     name, branch = wanted = parse_version(version)
     try:

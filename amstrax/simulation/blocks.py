@@ -15,7 +15,7 @@ from immutabledict import immutabledict
 from amstrax.exceptions import InvalidOption
 from amstrax.processing.compiled import sort_by_time
 from amstrax.simulation import digitizer, effects, light, optics, parts, sensors, sources, yields
-from amstrax.simulation.detector import Detector
+from amstrax.simulation.detector import Detector, Rng
 from amstrax.simulation.writer import TRUTH_DTYPE
 
 log = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ def _signals(
     settings: Settings,
     model: yields.Yields,
     patterns: optics.Patterns,
-    rng: np.random.Generator,
+    rng: Rng,
     start: int,
     stop: int,
 ) -> tuple[sensors.Signals, np.ndarray, np.ndarray, np.ndarray]:
@@ -245,7 +245,7 @@ def _signals(
 
 
 def _deposits(
-    rng: np.random.Generator, settings: Settings, detector: Detector, start: float, stop: float
+    rng: Rng, settings: Settings, detector: Detector, start: float, stop: float
 ) -> tuple[sources.Deposits, sources.External]:
     """Return the deposits of the events of all sources from `start` to `stop`."""
     own = sources.source(settings.source, settings.energy_range, settings.source_position)
@@ -327,7 +327,7 @@ def _led_blocks(settings: Settings, seeds: np.random.SeedSequence) -> Iterator[B
         yield Block(records, truth, no_deposits, bright, stop, stop - _EARLY)
 
 
-def _led_light(rng: np.random.Generator, triggers: np.ndarray, settings: Settings) -> light.Light:
+def _led_light(rng: Rng, triggers: np.ndarray, settings: Settings) -> light.Light:
     """Return the photoelectrons of flashes; `Light.deposit` counts the flashes of this block."""
     detector = settings.acting
     channels = np.array(detector.tpc_channels, dtype=np.int16)
@@ -351,5 +351,5 @@ def _led_truth(triggers: np.ndarray, flashes: light.Light, detector: Detector) -
     return truth
 
 
-def _generator(seeds: np.random.SeedSequence) -> np.random.Generator:
+def _generator(seeds: np.random.SeedSequence) -> Rng:
     return np.random.default_rng(seeds.spawn(1)[0])

@@ -13,6 +13,7 @@ from amstrax.common import XAMS_VOLUME, XAMSL_VOLUME
 from amstrax.exceptions import InvalidOption, did_you_mean
 
 T = TypeVar("T")
+Rng = np.random.Generator
 
 
 class _Bound(NamedTuple):

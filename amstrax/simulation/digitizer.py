@@ -12,7 +12,7 @@ import strax
 
 from amstrax.processing.compiled import check_bounds, sort_by_time
 from amstrax.redax import DEAD_TIME_CHANNELS
-from amstrax.simulation.detector import Detector
+from amstrax.simulation.detector import Detector, Rng
 from amstrax.simulation.light import join
 from amstrax.simulation.sensors import PHASES, Signals, base_gain, pulse_shapes
 
@@ -34,7 +34,7 @@ class Digitizer:
     rest. `rng` gives the noise.
     """
 
-    def __init__(self, detector: Detector, rng: np.random.Generator):
+    def __init__(self, detector: Detector, rng: Rng):
         self.detector = detector
         self.lost_pulses = 0
         #: All pulses that start before this [ns] have been returned

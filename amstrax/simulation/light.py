@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import numba
 import numpy as np
 
-from amstrax.simulation.detector import Detector
+from amstrax.simulation.detector import Detector, Rng
 from amstrax.simulation.optics import Patterns
 from amstrax.simulation.sources import Deposits, Interaction, positions
 
@@ -90,11 +90,6 @@ def is_pmt(detector: Detector) -> np.ndarray:
     return result
 
 
-def in_tpc(channel: np.ndarray, detector: Detector) -> np.ndarray:
-    """Return which of the channels are PMTs of the TPC, shape (n,)."""
-    return is_pmt(detector)[channel]
-
-
 class OfDeposits(NamedTuple):
     """Light of deposits in the PMTs of the TPC, arrays of shape (n,)."""
 
@@ -131,14 +126,12 @@ def drift_times(z: np.ndarray, detector: Detector) -> np.ndarray:
     return detector.drift_time_gate - z / detector.drift_velocity
 
 
-def surviving(
-    rng: np.random.Generator, electrons: np.ndarray, times: np.ndarray, detector: Detector
-) -> np.ndarray:
+def surviving(rng: Rng, electrons: np.ndarray, times: np.ndarray, detector: Detector) -> np.ndarray:
     """Return how many of `electrons` impurities do not catch: exp(-t / electron lifetime)."""
     return rng.binomial(electrons, np.exp(-times / detector.electron_lifetime))
 
 
-def extracted(rng: np.random.Generator, electrons: np.ndarray, detector: Detector) -> np.ndarray:
+def extracted(rng: Rng, electrons: np.ndarray, detector: Detector) -> np.ndarray:
     """Return how many of `electrons` are extracted from the liquid into the gas."""
     return rng.binomial(electrons, detector.extraction_efficiency)
 
@@ -149,7 +142,7 @@ def arrival_spread(times: np.ndarray, detector: Detector) -> np.ndarray:
 
 
 def arrival_times(
-    rng: np.random.Generator,
+    rng: Rng,
     deposit_times: np.ndarray,
     drift: np.ndarray,
     electrons: np.ndarray,
@@ -215,11 +208,7 @@ def _arrivals(rng, mean, spread, electrons, most):
 
 
 def mean_positions(
-    rng: np.random.Generator,
-    position: np.ndarray,
-    drift: np.ndarray,
-    electrons: np.ndarray,
-    detector: Detector,
+    rng: Rng, position: np.ndarray, drift: np.ndarray, electrons: np.ndarray, detector: Detector
 ) -> np.ndarray:
     """Return x or y of the middle of each cloud of electrons, after transverse diffusion."""
     spread = np.sqrt(2 * detector.diffusion_transverse * drift / np.maximum(electrons, 1))
@@ -239,11 +228,7 @@ def _with_sipm(
 
 
 def s1_photoelectrons(
-    rng: np.random.Generator,
-    deposits: Deposits,
-    photons: np.ndarray,
-    patterns: Patterns,
-    detector: Detector,
+    rng: Rng, deposits: Deposits, photons: np.ndarray, patterns: Patterns, detector: Detector
 ) -> Light:
     """Return the photoelectrons of scintillation light.
 
@@ -271,7 +256,7 @@ def s1_photoelectrons(
 
 
 def _bright_s1s(
-    rng: np.random.Generator,
+    rng: Rng,
     rows: np.ndarray,
     deposits: Deposits,
     counts: np.ndarray,
@@ -349,9 +334,7 @@ def _doubled(rng, photons, probability):
     return seconds
 
 
-def scintillation_times(
-    rng: np.random.Generator, kind: np.ndarray, detector: Detector
-) -> np.ndarray:
+def scintillation_times(rng: Rng, kind: np.ndarray, detector: Detector) -> np.ndarray:
     """Return decay times of singlets and triplets."""
     singlet = rng.random(len(kind)) < singlet_shares(kind, detector)
     return rng.exponential(np.where(singlet, detector.singlet_time, detector.triplet_time))
@@ -365,7 +348,7 @@ def singlet_shares(kind: np.ndarray, detector: Detector) -> np.ndarray:
     return share
 
 
-def doubled(rng: np.random.Generator, channel: np.ndarray, detector: Detector) -> np.ndarray:
+def doubled(rng: Rng, channel: np.ndarray, detector: Detector) -> np.ndarray:
     """Return the number of second photoelectrons of each detected photon: 0 or 1."""
     return (rng.random(len(channel)) < _doubling(channel, detector)).astype(np.int64)
 
@@ -375,7 +358,7 @@ def _doubling(channel: np.ndarray, detector: Detector) -> np.ndarray:
     return np.where(channel == detector.sipm_channel, 0.0, detector.dpe_probability)
 
 
-def electron_gains(rng: np.random.Generator, sizes: np.ndarray, detector: Detector) -> np.ndarray:
+def electron_gains(rng: Rng, sizes: np.ndarray, detector: Detector) -> np.ndarray:
     """Return the light of groups of electrons, in units of the mean of one.
 
     That of an electron has a gamma distribution, and so has a sum of them.
@@ -385,7 +368,7 @@ def electron_gains(rng: np.random.Generator, sizes: np.ndarray, detector: Detect
 
 
 def s2_photoelectrons(
-    rng: np.random.Generator,
+    rng: Rng,
     arrivals: tuple[np.ndarray, np.ndarray, np.ndarray],
     deposit: np.ndarray,
     x: np.ndarray,
@@ -423,9 +406,7 @@ def s2_photoelectrons(
     return Light(time, channels[column], n_pe, deposit[cloud], origins)
 
 
-def causes(
-    rng: np.random.Generator, light: Light, detector: Detector, probability: float
-) -> np.ndarray:
+def causes(rng: Rng, light: Light, detector: Detector, probability: float) -> np.ndarray:
     """Return rows of `light`, one for each photoelectron in a PMT of the TPC that causes something.
 
     Each does with `probability`.
@@ -450,9 +431,7 @@ def _causes(rng, n_pe, channel, able, probability):
     return np.array(rows) if len(rows) else np.zeros(0, dtype=np.int64)
 
 
-def photoionisation(
-    rng: np.random.Generator, cause: Light, patterns: Patterns, detector: Detector
-) -> Light:
+def photoionisation(rng: Rng, cause: Light, patterns: Patterns, detector: Detector) -> Light:
     """Return the light of electrons that the light `cause` sets free anywhere in the liquid.
 
     They belong to the deposit of that light. The chance of each photoelectron that a PMT sees is
@@ -471,7 +450,7 @@ def photoionisation(
 
 
 def delayed_electrons(
-    rng: np.random.Generator,
+    rng: Rng,
     s2_times: np.ndarray,
     electrons: np.ndarray,
     x: np.ndarray,
@@ -501,9 +480,7 @@ def delayed_electrons(
     )
 
 
-def power_law(
-    rng: np.random.Generator, n: int, exponent: float, first: float, last: float
-) -> np.ndarray:
+def power_law(rng: Rng, n: int, exponent: float, first: float, last: float) -> np.ndarray:
     """Return `n` numbers from `first` to `last` with the density t^-exponent."""
     u, power = rng.random(n), 1 - exponent
     if abs(power) < 1e-9:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -27,7 +27,7 @@ from immutabledict import immutabledict
 from amstrax import strict_json
 from amstrax.common import XAMS_VOLUME, XAMSL_VOLUME
 from amstrax.exceptions import InvalidOption, did_you_mean
-from amstrax.simulation.detector import Detector
+from amstrax.simulation.detector import Detector, Rng
 
 _MAPS = Path(__file__).with_name("light_maps")
 _EDGE = 1e-3  # distance to walls and electrodes at which points of light begin [mm]
@@ -137,16 +137,6 @@ GEOMETRIES: Mapping[str, Geometry] = immutabledict(
 )
 
 
-class Patterns(Protocol):
-    """Light that PMTs see, bottom PMT first: arrays of shape (n, PMTs)."""
-
-    def s1(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """Return photoelectrons per photon; their sum is `Detector.g1` on average."""
-
-    def s2(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return light per electron, in units of the mean of all PMTs."""
-
-
 #: What `model` knows -> what it is
 MODELS: Mapping[str, str] = immutabledict(
     {
@@ -161,17 +151,6 @@ def check(name: str) -> None:
     """Raise InvalidOption for a name that is not in `MODELS`."""
     if name not in MODELS:
         raise InvalidOption(f"no optics {name!r}{did_you_mean(str(name), MODELS)}")
-
-
-def model(name: str, detector: Detector) -> Patterns:
-    """Return the light patterns of a detector; `name` is one of `MODELS`.
-
-    Raises InvalidOption for another name, and when the light map is that of another detector.
-    """
-    check(name)
-    if name == "inverse_of_reconstruction":
-        return InverseOfReconstruction(detector)
-    return GeometricPatterns(detector, load_map(detector.light_map))
 
 
 # --- the inverse of the reconstruction
@@ -421,12 +400,25 @@ class GeometricPatterns:
         return self._map.s2_shares(x, y) / self._mean_s2
 
 
+#: Light that PMTs see, bottom PMT first: s1 per photon, s2 per electron
+Patterns = InverseOfReconstruction | GeometricPatterns
+
+
+def model(name: str, detector: Detector) -> Patterns:
+    """Return the light patterns of a detector; `name` is one of `MODELS`.
+
+    Raises InvalidOption for another name, and when the light map is that of another detector.
+    """
+    check(name)
+    if name == "inverse_of_reconstruction":
+        return InverseOfReconstruction(detector)
+    return GeometricPatterns(detector, load_map(detector.light_map))
+
+
 # --- tracing
 
 
-def trace(
-    rng: np.random.Generator, points: np.ndarray, photons: int, geometry: Geometry
-) -> np.ndarray:
+def trace(rng: Rng, points: np.ndarray, photons: int, geometry: Geometry) -> np.ndarray:
     """Return how many of `photons` from each of `points` reach each window, bottom first.
 
     Photons start in all directions evenly; `points` are x, y, z, of shape (n, 3), between the

@@ -19,7 +19,7 @@ import strax
 from amstrax.exceptions import InvalidOption
 from amstrax.processing.compiled import sort_by_time
 from amstrax.simulation.detector import Detector
-from amstrax.simulation.light import NO_DEPOSIT, Light, Origin, in_tpc, is_pmt
+from amstrax.simulation.light import NO_DEPOSIT, Light, Origin, is_pmt
 from amstrax.simulation.sources import Deposits, External
 
 #: Light of one deposit, origin and sensor within so long is one row [ns]
@@ -130,10 +130,11 @@ def light_table(light: Light, event: np.ndarray, detector: Detector) -> np.ndarr
     """
     if not len(light.time):
         return np.zeros(0, dtype=LIGHT_DTYPE)
-    first, total, delay = _neighbours(*light, is_pmt(detector))
+    in_pmt = is_pmt(detector)
+    first, total, delay = _neighbours(*light, in_pmt)
     light = Light(*(column[first] for column in light))
     light, event = light._replace(time=light.time + delay, n_pe=total), event[first]
-    sensor = np.where(in_tpc(light.channel, detector), Sensor.TPC, Sensor.SIPM)
+    sensor = np.where(in_pmt[light.channel], Sensor.TPC, Sensor.SIPM)
     grain = np.floor(light.time / GRAIN).astype(np.int64)
     grain -= grain.min()
     # Most light is generated in this order, so the sort below is quick
@@ -252,14 +253,7 @@ def load_parts(path: str | Path, name: str) -> Iterator[np.ndarray]:
                 if piece.dtype != TABLES[name]:
                     raise ValueError(f"{member} has the columns of another release")
                 yield piece
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        AttributeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise InvalidOption(
             f"parts of the truth cannot be read from {path} ({error}): name the file parts_RUN.npz "
             "that this release's `amstrax simulate` writes next to the run"

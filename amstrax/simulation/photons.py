@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from amstrax.simulation.detector import Detector
+from amstrax.simulation.detector import Detector, Rng
 
 ELECTRON_MASS = 510.99895  # [keV], CODATA 2018
 
@@ -87,10 +87,7 @@ def attenuation(energy: np.ndarray, detector: Detector) -> np.ndarray:
 
 
 def enter(
-    rng: np.random.Generator,
-    n: int,
-    detector: Detector,
-    position: tuple[float, float, float] | str,
+    rng: Rng, n: int, detector: Detector, position: tuple[float, float, float] | str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return where `n` photons enter the drift volume, and their directions; both shape (n, 3).
 
@@ -109,9 +106,7 @@ def enter(
     return _enter_from_point(rng, n, detector, np.array(position))
 
 
-def _enter_from_everywhere(
-    rng: np.random.Generator, n: int, detector: Detector
-) -> tuple[np.ndarray, np.ndarray]:
+def _enter_from_everywhere(rng: Rng, n: int, detector: Detector) -> tuple[np.ndarray, np.ndarray]:
     radius, depth = detector.radius, detector.gate_cathode_distance
     phi = rng.uniform(0, 2 * np.pi, n)
     outwards = np.stack([np.cos(phi), np.sin(phi), np.zeros(n)], axis=1)
@@ -129,7 +124,7 @@ def _enter_from_everywhere(
 
 
 def _enter_from_point(
-    rng: np.random.Generator, n: int, detector: Detector, point: np.ndarray
+    rng: Rng, n: int, detector: Detector, point: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     depth = detector.gate_cathode_distance
     to_center = np.array([0.0, 0.0, -depth / 2]) - point
@@ -176,11 +171,7 @@ def _turned(axis: np.ndarray, cosine: np.ndarray, phi: np.ndarray) -> np.ndarray
 
 
 def track(
-    rng: np.random.Generator,
-    energy: np.ndarray,
-    start: np.ndarray,
-    direction: np.ndarray,
-    detector: Detector,
+    rng: Rng, energy: np.ndarray, start: np.ndarray, direction: np.ndarray, detector: Detector
 ) -> Tracks:
     """Return the deposits of photons that enter with `energy` at `start`, in `direction`.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from amstrax.simulation.detector import Detector
+from amstrax.simulation.detector import Detector, Rng
 from amstrax.simulation.light import Light, Origin, causes, is_pmt
 from amstrax.simulation.sources import ELECTRON_MASS, External, event_times
 
@@ -31,7 +31,7 @@ class Signals(NamedTuple):
         return cls(np.zeros(0), np.zeros(0, dtype=np.int16), np.zeros(0))
 
 
-def dark_counts(rng: np.random.Generator, detector: Detector, start: float, end: float) -> Light:
+def dark_counts(rng: Rng, detector: Detector, start: float, end: float) -> Light:
     """Return photoelectrons without light, from `start` to `end`."""
     rates = dict.fromkeys(detector.tpc_channels, detector.dark_rate)
     if detector.sipm_channel is not None:
@@ -41,7 +41,7 @@ def dark_counts(rng: np.random.Generator, detector: Detector, start: float, end:
     return Light.single(np.concatenate(times), channels, Origin.DARK_COUNT)
 
 
-def afterpulses(rng: np.random.Generator, light: Light, detector: Detector) -> Light:
+def afterpulses(rng: Rng, light: Light, detector: Detector) -> Light:
     """Return later single photoelectrons of ions in the PMTs that saw `light`.
 
     They belong to the deposit of that light.
@@ -54,7 +54,7 @@ def afterpulses(rng: np.random.Generator, light: Light, detector: Detector) -> L
     return Light.single(time, channel, Origin.AFTERPULSE, light.deposit[parent])
 
 
-def charges(rng: np.random.Generator, light: Light, detector: Detector) -> Signals:
+def charges(rng: Rng, light: Light, detector: Detector) -> Signals:
     """Return the signals of photoelectrons, with the spread of sensors in time and charge."""
     mean, spread = photoelectron_moments(detector)
     delay, charge = _delays_and_charges(
@@ -111,10 +111,7 @@ def _delays_and_charges(
 
 
 def base_gain(
-    time: np.ndarray,
-    charge: np.ndarray,
-    before: tuple[float, float],
-    detector: Detector,
+    time: np.ndarray, charge: np.ndarray, before: tuple[float, float], detector: Detector
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the gain of a PMT for each of its sorted signals, 1 at rest, and the charge after it.
 
@@ -175,7 +172,7 @@ def _sum_of_charges(rng, count, small, small_size, full_size, full_spread, sprea
 
 
 def external_signals(
-    rng: np.random.Generator, external: External, detector: Detector
+    rng: Rng, external: External, detector: Detector
 ) -> tuple[Signals, np.ndarray]:
     """Return the signals of the NaI detector, and measured energies [keV].
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from amstrax.exceptions import InvalidOption, did_you_mean
 from amstrax.simulation import photons
-from amstrax.simulation.detector import Detector
+from amstrax.simulation.detector import Detector, Rng
 from amstrax.simulation.photons import ELECTRON_MASS, compton_energies
 
 
@@ -67,7 +67,7 @@ class External(NamedTuple):
         return cls(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))
 
 
-def event_times(rng: np.random.Generator, rate: float, start: float, end: float) -> np.ndarray:
+def event_times(rng: Rng, rate: float, start: float, end: float) -> np.ndarray:
     """Return sorted times of a Poisson process of `rate` Hz from `start` to `end` ns."""
     end = max(start, end)
     n = rng.poisson(rate * (end - start) / 1e9)
@@ -77,19 +77,19 @@ def event_times(rng: np.random.Generator, rate: float, start: float, end: float)
 # --- where: x, y, z and the share of electrons that drift, each of shape (n,)
 
 
-def positions(rng: np.random.Generator, n: int, detector: Detector) -> tuple[np.ndarray, ...]:
+def positions(rng: Rng, n: int, detector: Detector) -> tuple[np.ndarray, ...]:
     """Return x, y, z of `n` points, uniform in the cylinder between gate (z = 0) and cathode."""
     r = detector.radius * np.sqrt(rng.random(n))
     phi = rng.uniform(0, 2 * np.pi, n)
     return r * np.cos(phi), r * np.sin(phi), rng.uniform(-detector.gate_cathode_distance, 0, n)
 
 
-def in_liquid(rng: np.random.Generator, n: int, detector: Detector) -> tuple[np.ndarray, ...]:
+def in_liquid(rng: Rng, n: int, detector: Detector) -> tuple[np.ndarray, ...]:
     """Return places in the drift volume, from which all electrons drift."""
     return *positions(rng, n, detector), np.ones(n)
 
 
-def at_wall(rng: np.random.Generator, n: int, detector: Detector) -> tuple[np.ndarray, ...]:
+def at_wall(rng: Rng, n: int, detector: Detector) -> tuple[np.ndarray, ...]:
     """Return places at the wall, which keeps all but `Detector.wall_charge_share` of electrons."""
     phi = rng.uniform(0, 2 * np.pi, n)
     r = detector.radius * (1 - 1e-9)
@@ -97,36 +97,29 @@ def at_wall(rng: np.random.Generator, n: int, detector: Detector) -> tuple[np.nd
     return r * np.cos(phi), r * np.sin(phi), z, np.full(n, detector.wall_charge_share)
 
 
-def at_cathode(rng: np.random.Generator, n: int, detector: Detector) -> tuple[np.ndarray, ...]:
+def at_cathode(rng: Rng, n: int, detector: Detector) -> tuple[np.ndarray, ...]:
     """Return places at the cathode, where `Detector.cathode_charge_share` of electrons drift."""
     x, y, _ = positions(rng, n, detector)
     z = np.full(n, -detector.gate_cathode_distance)
     return x, y, z, np.full(n, detector.cathode_charge_share)
 
 
-def below_cathode(rng: np.random.Generator, n: int, detector: Detector) -> tuple[np.ndarray, ...]:
+def below_cathode(rng: Rng, n: int, detector: Detector) -> tuple[np.ndarray, ...]:
     """Return places below the cathode, from which no electron drifts: S1s without S2."""
     x, y, _ = positions(rng, n, detector)
     z = -detector.gate_cathode_distance - detector.below_cathode * rng.random(n)
     return x, y, z, np.zeros(n)
 
 
-def in_gas(rng: np.random.Generator, n: int, detector: Detector) -> tuple[np.ndarray, ...]:
+def in_gas(rng: Rng, n: int, detector: Detector) -> tuple[np.ndarray, ...]:
     """Return places at the surface of the liquid: the S2's light starts at once, with the S1."""
     x, y, _ = positions(rng, n, detector)
     return x, y, np.full(n, detector.surface), np.ones(n)
 
 
-Place = Callable[[np.random.Generator, int, Detector], tuple[np.ndarray, ...]]
+Place = Callable[[Rng, int, Detector], tuple[np.ndarray, ...]]
 
 # --- how much: spectra
-
-
-class Spectrum(Protocol):
-    """Energies of deposits."""
-
-    def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """Return `n` energies."""
 
 
 class Lines(NamedTuple):
@@ -135,7 +128,7 @@ class Lines(NamedTuple):
     energies: tuple[float, ...]
     intensities: tuple[float, ...] | None = None
 
-    def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
+    def draw(self, rng: Rng, n: int) -> np.ndarray:
         """Return `n` energies."""
         weights = np.array(self.intensities or (1.0,) * len(self.energies))
         return rng.choice(np.array(self.energies), size=n, p=weights / weights.sum())
@@ -147,7 +140,7 @@ class Flat(NamedTuple):
     lowest: float
     highest: float
 
-    def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
+    def draw(self, rng: Rng, n: int) -> np.ndarray:
         """Return `n` energies."""
         return rng.uniform(self.lowest, self.highest, n)
 
@@ -162,7 +155,7 @@ class Betas(NamedTuple):
     daughter: int  # atomic number
     intensities: tuple[float, ...] = (1.0,)
 
-    def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
+    def draw(self, rng: Rng, n: int) -> np.ndarray:
         """Return `n` energies."""
         branch = Lines(self.endpoints, self.intensities).draw(rng, n)
         result = np.empty(n)
@@ -192,23 +185,18 @@ def beta_density(energy: np.ndarray, endpoint: float, daughter: int) -> np.ndarr
     return eta / -np.expm1(-eta) * momentum * total * np.clip(endpoint - energy, 0, None) ** 2
 
 
+Spectrum = Lines | Flat | Betas
+
 # --- models: deposits of events at given times
 
 
-class Model(Protocol):
-    """How the events of a source come about."""
-
-    def deposits(
-        self, rng: np.random.Generator, times: np.ndarray, detector: Detector, end: float
-    ) -> tuple[Deposits, External]:
-        """Return the deposits of events at `times`, before `end`."""
+#: Deposits in the xenon and in the NaI detector. Models return those of events at some `times`,
+#: before `end`; spectra draw `n` energies
+Found = tuple[Deposits, External]
 
 
 def _single(
-    times: np.ndarray,
-    energy: np.ndarray,
-    kind: Interaction,
-    places: tuple[np.ndarray, ...],
+    times: np.ndarray, energy: np.ndarray, kind: Interaction, places: tuple[np.ndarray, ...]
 ) -> Deposits:
     """Return deposits that are events of their own."""
     n = len(times)
@@ -223,9 +211,7 @@ class Decays(NamedTuple):
     kind: Interaction
     place: Place = in_liquid
 
-    def deposits(
-        self, rng: np.random.Generator, times: np.ndarray, detector: Detector, end: float
-    ) -> tuple[Deposits, External]:
+    def deposits(self, rng: Rng, times: np.ndarray, detector: Detector, end: float) -> Found:
         """Return the deposits of events at `times`."""
         energy = self.spectrum.draw(rng, len(times))
         places = self.place(rng, len(times), detector)
@@ -237,9 +223,7 @@ class Kr83m(NamedTuple):
 
     half_life: float  # of the state between them [ns]
 
-    def deposits(
-        self, rng: np.random.Generator, times: np.ndarray, detector: Detector, end: float
-    ) -> tuple[Deposits, External]:
+    def deposits(self, rng: Rng, times: np.ndarray, detector: Detector, end: float) -> Found:
         """Return the deposits of decays at `times`."""
         n = len(times)
         places = in_liquid(rng, n, detector)
@@ -264,14 +248,12 @@ class Photons(NamedTuple):
     #: [mm], or `photons.OUTSIDE`: from everywhere outside of the drift volume, or `photons.INSIDE`
     position: tuple[float, float, float] | str = photons.OUTSIDE
 
-    def deposits(
-        self, rng: np.random.Generator, times: np.ndarray, detector: Detector, end: float
-    ) -> tuple[Deposits, External]:
+    def deposits(self, rng: Rng, times: np.ndarray, detector: Detector, end: float) -> Found:
         """Return the deposits of photons that come at `times`."""
         return self.tracks(rng, times, detector)[0], External.none()
 
     def tracks(
-        self, rng: np.random.Generator, times: np.ndarray, detector: Detector
+        self, rng: Rng, times: np.ndarray, detector: Detector
     ) -> tuple[Deposits, np.ndarray]:
         """Return the deposits of photons that come at `times`, and the energies of the photons."""
         n = len(times)
@@ -302,9 +284,7 @@ class Pairs(NamedTuple):
     energy: float
     photons: Photons  # all photons of the source
 
-    def deposits(
-        self, rng: np.random.Generator, times: np.ndarray, detector: Detector, end: float
-    ) -> tuple[Deposits, External]:
+    def deposits(self, rng: Rng, times: np.ndarray, detector: Detector, end: float) -> Found:
         """Return deposits in the xenon, and deposits of the partners in the NaI detector."""
         found, line = self.photons.tracks(rng, times, detector)
         if detector.external_channel is None:
@@ -325,9 +305,7 @@ class BetaAlpha(NamedTuple):
     alpha: float
     half_life: float  # of the daughter [ns]
 
-    def deposits(
-        self, rng: np.random.Generator, times: np.ndarray, detector: Detector, end: float
-    ) -> tuple[Deposits, External]:
+    def deposits(self, rng: Rng, times: np.ndarray, detector: Detector, end: float) -> Found:
         """Return the deposits of beta decays at `times`, and of the alphas that follow."""
         n = len(times)
         places = in_liquid(rng, n, detector)
@@ -344,11 +322,9 @@ class BetaAlpha(NamedTuple):
 class Chain(NamedTuple):
     """Decays of a chain in equilibrium: each of its steps as often as the others."""
 
-    steps: tuple[Model, ...]
+    steps: tuple["Model", ...]
 
-    def deposits(
-        self, rng: np.random.Generator, times: np.ndarray, detector: Detector, end: float
-    ) -> tuple[Deposits, External]:
+    def deposits(self, rng: Rng, times: np.ndarray, detector: Detector, end: float) -> Found:
         """Return the deposits of decays at `times`."""
         which = rng.integers(len(self.steps), size=len(times))
         return merge(
@@ -359,7 +335,10 @@ class Chain(NamedTuple):
         )
 
 
-def merge(*parts: tuple[Deposits, External]) -> tuple[Deposits, External]:
+Model = Decays | Kr83m | Photons | Pairs | BetaAlpha | Chain
+
+
+def merge(*parts: Found) -> Found:
     """Join the events of several sources, sorted by time."""
     firsts, found, others = [], [], []
     n = 0
@@ -517,12 +496,8 @@ def _at_position(name: str, model: Model | None, position: tuple[float, float, f
 
 
 def deposits(
-    rng: np.random.Generator,
-    source_: Source,
-    times: np.ndarray,
-    detector: Detector,
-    end: float = np.inf,
-) -> tuple[Deposits, External]:
+    rng: Rng, source_: Source, times: np.ndarray, detector: Detector, end: float = np.inf
+) -> Found:
     """Return the deposits of events at `times`, and those that go with them in the NaI detector.
 
     ``bipo`` has two events for each time, both before `end` [ns].
@@ -531,9 +506,7 @@ def deposits(
     return source_.model.deposits(rng, times, detector, end)
 
 
-def external_background(
-    rng: np.random.Generator, detector: Detector, start: float, end: float
-) -> External:
+def external_background(rng: Rng, detector: Detector, start: float, end: float) -> External:
     """Return background deposits in the NaI detector, flat in energy."""
     times = event_times(rng, detector.external_rate, start, end)
     lowest = min(30.0, detector.external_max_energy)

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 
 from amstrax.exceptions import InvalidOption, NotAvailable
+from amstrax.simulation.detector import Rng
 from amstrax.simulation.sources import Deposits, Interaction
 
 MODELS = ("nest", "simple")
@@ -71,7 +72,7 @@ class NestYields:
         helium = (4.0, 2.0) if kind == Interaction.ALPHA else ()  # mass and atomic number
         return self._calculator.GetYields(model, energy, *self._at, *helium)
 
-    def quanta(self, rng: np.random.Generator, deposits: Deposits) -> tuple[np.ndarray, np.ndarray]:
+    def quanta(self, rng: Rng, deposits: Deposits) -> tuple[np.ndarray, np.ndarray]:
         """Return numbers of photons and of electrons of deposits, both of shape (n,).
 
         NEST's random numbers are seeded from `rng`.
@@ -93,7 +94,7 @@ class NestYields:
         return np.maximum(photons, 0), np.maximum(electrons, 0)
 
 
-def gas_quanta(rng: np.random.Generator, energy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def gas_quanta(rng: Rng, energy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return numbers of photons and of electrons of deposits in the gas, both of shape (n,)."""
     mean = energy / GAS_PER_ELECTRON
     electrons = np.rint(rng.normal(mean, np.sqrt(_GAS_FANO * mean))).astype(np.int64)
@@ -122,7 +123,7 @@ class SimpleYields:
         Interaction.NUCLEAR_RECOIL: (0.66, 0.2),
     }
 
-    def quanta(self, rng: np.random.Generator, deposits: Deposits) -> tuple[np.ndarray, np.ndarray]:
+    def quanta(self, rng: Rng, deposits: Deposits) -> tuple[np.ndarray, np.ndarray]:
         """Return numbers of photons and of electrons of deposits, both of shape (n,)."""
         # Those in the gas are replaced
         table = np.array([self._SHARES.get(kind, (0.0, 0.0)) for kind in Interaction])

@@ -148,7 +148,7 @@ def simulated(folder: Path) -> Run:
             at, np.arange(N_ALONE) % len(XAMS.tpc_channels), light.Origin.DARK_COUNT
         ),
     )
-    in_pmts = np.flatnonzero(light.in_tpc(every.channel, XAMS))
+    in_pmts = np.flatnonzero(light.is_pmt(XAMS)[every.channel])
     every = light.Light(*(column[in_pmts] for column in every))
     signals = sensors.charges(rng, every, XAMS)
     end = int(at[-1]) + STEP
