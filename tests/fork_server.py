@@ -1,13 +1,16 @@
 """A process that has imported amstrax and loaded its kernels, and forks for each command.
 
 A command that imports strax and loads kernels anew takes 3 to 5 s of CPU. Here, scripts with the
-names of the console scripts hand their arguments, folder, environment and streams to a server,
+names of the console scripts hand their arguments, folder, environment and open files to a server,
 which runs the command in a child, and end as that ends. Variables that are read at import must be
-those of the server, else the script starts the command itself.
+those of the server, else the script starts the command itself. For a child, `sys.executable` is
+the script ``python``: what it starts, as jobs, forks from the server as well. So do the workers
+of pytest-xdist.
 """
 
 import atexit
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import os
@@ -34,20 +37,25 @@ SCRIPTS = {
 _LAUNCHER = """#!{python} -IS
 import array, json, os, signal, socket, sys
 real = "{real}"
-request = [[real, *sys.argv[1:]], os.getcwd(), dict(os.environ), os.umask(0)]
+files = [int(name) for name in os.listdir("/proc/self/fd")]
+files = [n for n in files if os.path.exists("/proc/self/fd/%d" % n) and os.get_inheritable(n)]
+blocked = [int(number) for number in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
+state = [files, blocked, os.getcwd(), dict(os.environ), os.umask(0)]
+request = [[real, *sys.argv[1:]], *state]
 request = json.dumps(request).encode() + b"\\n"
 server = socket.socket(socket.AF_UNIX)
 server.connect("{address}")
-streams = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", range(3)))]
-if rest := request[server.sendmsg([request], streams):]:
+files = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
+if rest := request[server.sendmsg([request], files):]:
     server.sendall(rest)
 answers = server.makefile()
 pid = int(answers.readline())
 if not pid:
-    os.umask(json.loads(request)[3])
+    os.umask(state[-1])
     os.execv(real, [real, *sys.argv[1:]])
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _: os.kill(pid, number))
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 status = int(answers.readline())
 if status < 0:
     signal.signal(-status, signal.SIG_DFL) if -status != signal.SIGKILL else None
@@ -97,6 +105,8 @@ def main_of(command: list[str]) -> Callable[[], object] | None:
     name = Path(program).name
     if name in SCRIPTS:
         return sys.modules[SCRIPTS[name]].main
+    if arguments[:1] == ["-u"] and "-c" in arguments:  # what starts a worker of pytest-xdist
+        return lambda: exec(arguments[-1], {"__name__": "__main__"})
     if arguments[:1] == ["-m"] and (module := sys.modules.get(arguments[1])):
         del command[:2]
         return module.main
@@ -146,19 +156,20 @@ class Server:
     def accept(self) -> Callable[[], object] | None:
         """Fork for a connection; return what is to run in the child."""
         client, _ = self.listener.accept()
-        request, streams, _, _ = socket.recv_fds(client, 1 << 16, 3)
+        request, files, _, _ = socket.recv_fds(client, 1 << 16, 100)
         while not request.endswith(b"\n") and (more := client.recv(1 << 16)):
             request += more
         if not request.endswith(b"\n"):  # the script was killed
-            for file in (*streams, client.detach()):
+            for file in (*files, client.detach()):
                 os.close(file)
             return None
-        command, folder, environment, umask = json.loads(request)
+        command, numbers, *state = json.loads(request)
+        environment = state[2]
         pid, run = 0, main_of(command)
         if run and import_environment(environment) == self.environment:
             pid = os.fork()
             if pid == 0:
-                self.become(streams, folder, environment, umask)
+                self.become(dict(zip(numbers, files, strict=True)), *state)
                 sys.argv = command
                 return run
             child = os.pidfd_open(pid)
@@ -166,23 +177,28 @@ class Server:
             self.sockets[client.fileno()] = client
             self.poll.register(child, select.POLLIN)
             self.poll.register(client, select.POLLHUP)
-        for stream in streams:
-            os.close(stream)
+        for file in files:
+            os.close(file)
         with contextlib.suppress(OSError):
             client.sendall(b"%d\n" % pid)
         if not pid:
             client.close()
         return None
 
-    def become(self, streams, folder, environment, umask) -> None:
-        """Take on the streams, folder and environment of a command."""
+    def become(self, files, blocked, folder, environment, umask) -> None:
+        """Take on the open files (number of the command -> number here), folder and so on."""
         os.setsid()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         # Whoever started the tests may have had them ignored
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for i, stream in enumerate(streams):
-            os.dup2(stream, i)
-        os.closerange(3, max(*self.children, *self.sockets, *streams, 64) + 64)
+        # First out of the way of each other, and of what is the server's
+        first = max(*self.children, *self.sockets, *files, *files.values(), 64) + 64
+        moved = {number: fcntl.fcntl(file, fcntl.F_DUPFD, first) for number, file in files.items()}
+        os.closerange(3, first)
+        for number, file in moved.items():
+            os.dup2(file, number)
+            os.close(file)
         os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)
@@ -217,6 +233,7 @@ class Server:
 def main(address: str, session: str) -> int:
     """Serve, and in each child run a command."""
     import gc
+    import logging
     import random
     import threading
     from importlib import import_module
@@ -235,15 +252,25 @@ def main(address: str, session: str) -> int:
     tqdm.tqdm.set_lock(threading.RLock())
     for tool in cli.TOOLS.values():
         import_module(f"amstrax.{tool.module}")
+    # What the dashboard, exports and tests import
+    for package in ("bokeh.models", "bokeh.server.server", "hypothesis", "scipy.stats", "uproot"):
+        with contextlib.suppress(ImportError):
+            import_module(package)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     warmup.warm_up(warmup.CONTEXTS, Stop())
     with tempfile.TemporaryDirectory() as folder:
         cli.main(["demo", "--duration", "5", "--output", folder, "--no-progress"])
+    root.handlers[:] = handlers
+    root.setLevel(level)
     assert threading.active_count() == 1, threading.enumerate()
     gc.collect()
     gc.freeze()
     run = Server(address).serve(int(session))
     if run is None:
         return 0
+    if sys.argv[1:2] != ["-u"]:  # tests start what is to be started anew
+        sys.executable = str(Path(address).parent / "bin/python")
     # As `own_type_numbers` of conftest.py
     number, offset = abstract._autoincr, random.randrange(1, 2**10) << 20
     abstract._autoincr = lambda: number() + offset

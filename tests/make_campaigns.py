@@ -104,8 +104,12 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch, live_runs):
-    """A lab without runs; the local engine, and the embedded run database."""
+def lab(tmp_path, monkeypatch, live_runs, served_scripts):
+    """A lab without runs; the local engine, and the embedded run database.
+
+    Commands and jobs fork from a server (fork_server.py).
+    """
+    monkeypatch.setattr(sys, "executable", str(served_scripts / "python"))
     made = Lab(tmp_path, live_runs)
     monkeypatch.setenv("XAMS_LIVE_DATA", str(made.live))
     monkeypatch.setenv("XAMS_PROCESSED_DATA", str(made.processed))

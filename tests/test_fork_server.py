@@ -1,5 +1,6 @@
 """Commands that fork from a server behave as those that start by themselves."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ def start(served_scripts, tmp_path):
     """Function that starts a script of the server, or a file of Python with some code."""
     need_all("pidfd")
 
-    def start(name, *arguments, code=None, **environment):
+    def start(name, *arguments, code=None, files=(), **environment):
         if code:
             (tmp_path / "code.py").write_text(code)
             arguments = ("code.py", *arguments)
@@ -33,6 +34,7 @@ def start(served_scripts, tmp_path):
             text=True,
             cwd=tmp_path,
             env=os.environ | environment,
+            pass_fds=files,
         )
 
     return start
@@ -65,12 +67,43 @@ def test_arguments_folder_and_environment(start, tmp_path):
     assert said == f"{['code.py', 'a b', '']} {tmp_path} x\ny {0o027}\n"
 
 
-def test_what_is_read_at_import_starts_a_process(start):
+def test_open_files(start):
+    """Those that a command inherits have the same numbers, and no other is open."""
+    code = "import os; os.write({0}, b'x'); print(os.listdir('/proc/self/fd'))"
+    reader, writer = os.pipe()
+    process = start("python", code=code.format(writer), files=[writer])
+    os.close(writer)
+    with open(reader, "rb") as file:
+        assert file.read() == b"x"
+    said, _ = process.communicate()
+    found = set(map(int, ast.literal_eval(said)))
+    # The fifth is that of the listing
+    assert len(found) == 5 and found >= {0, 1, 2, writer}
+
+
+def test_what_is_read_at_import_starts_a_process(start, served_scripts):
     code = "import sys; print('strax' in sys.modules)"
     assert start("python", code=code).communicate()[0] == "True\n"
     assert start("python", code=code, NUMBA_OPT="1").communicate()[0] == "False\n"
     said, _ = start("python", "-c", "import sys; print(sys.executable)").communicate()
     assert said == f"{sys.executable}\n"
+    code = "import sys; print(sys.executable)"
+    assert start("python", code=code).communicate()[0] == f"{served_scripts / 'python'}\n"
+
+
+def test_blocked_signals(start):
+    """One that arrives while it is blocked waits until it is not."""
+    code = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: print('went')); "
+    code += "print('there', flush=True); sys.stdin.readline(); print('before', flush=True); "
+    code += "signal.pthread_sigmask(signal.SIG_SETMASK, ())"
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        process = start("python", code=code)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert process.stdout.readline() == "there\n"
+    process.terminate()
+    assert process.communicate("\n")[0] == "before\nwent\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])

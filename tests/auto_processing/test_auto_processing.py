@@ -58,7 +58,7 @@ def simulated(tmp_path_factory):
 def lab(tmp_path, monkeypatch, simulated, served_scripts):
     """A machine with live data of two runs, folders for data, and an embedded run database.
 
-    Jobs that this process submits fork from a server; those of loops that are started do not.
+    Loops and jobs fork from a server, but for loops that `start` starts as real ones.
     """
     monkeypatch.setattr(sys, "executable", str(served_scripts / "python"))
     for name, folder in (("LIVE", "live"), ("RAW", "raw"), ("PROCESSED", "processed")):
@@ -153,11 +153,15 @@ def begun(number):
     return lambda: status(number)[0] in ("submitted", "running", "done")
 
 
-def start(lab, *more, under=(), env=None):
-    """Start the loop as a process of its own, maybe under another command."""
+def start(lab, *more, under=(), env=None, real=False):
+    """Start the loop as a process of its own, maybe under another command.
+
+    A real one, as under another command, imports all anew, and so do its jobs.
+    """
+    python = PYTHON if real or under or env else sys.executable
     with open(lab / "loop.log", "a") as file:
         loop = subprocess.Popen(
-            [*under, PYTHON, "-m", AUTO_PROCESSING, *options(*more)],
+            [*under, python, "-m", AUTO_PROCESSING, *options(*more)],
             stdout=file,
             stderr=file,
             env=(env or os.environ) | {"AMSTRAX_LOG_FOLDER": str(lab / "logs")},
@@ -209,7 +213,7 @@ def check_data(lab, number):
 
 
 def test_runs_are_processed_and_it_ends_when_told(lab):
-    loop = start(lab, "--trends", '--trend_limit={"noise_1": [null, 0.001]}')
+    loop = start(lab, "--trends", '--trend_limit={"noise_1": [null, 0.001]}', real=True)
     wait_for(are("done", "done"), lab)
     status_path = lab / "logs/auto_processing_xams.json"
     wait_for(lambda: written(status_path).get("done") == 2, lab)

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import signal
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote_plus
@@ -19,6 +20,7 @@ from amstrax.exceptions import UsageError
 from amstrax.rundb import campaigns, documents
 from amstrax.rundb.leases import Stop
 
+PYTHON = sys.executable
 #: More than anything here takes on a slow machine with much to do [s]
 LONG = 480
 QUICK = ("--pause=0.3", "--retry_pause=0.2", "--no-progress")
@@ -257,7 +259,11 @@ def test_on_slurm_each_run_is_done_once_whatever_is_killed(
     tmp_path,
     monkeypatch,
 ):
-    """Jobs, the machine that they run on, the run database and the command, all killed once."""
+    """Jobs, the machine that they run on, the run database and the command, all killed once.
+
+    These processes start by themselves.
+    """
+    monkeypatch.setattr(sys, "executable", PYTHON)
     (tmp_path / "database").mkdir()
     database = MongoServer(tmp_path / "database")
     use_database(lab, database, monkeypatch)

@@ -1,15 +1,14 @@
 """A day in fast motion: runs are taken, copied, processed, deleted, and everything is killed.
 
-What is killed when follows from the seed alone, see `plan`: AMSTRAX_DAY_SEED repeats a failure.
-`make test` has a short day, of AMSTRAX_DAY_RUNS runs, on which each victim is killed; `make soak` a
-long one.
+What is killed when follows from the seed alone, see day_plan.py: AMSTRAX_DAY_SEED repeats a
+failure. Tools and jobs fork from a server (fork_server.py). `make test` has a short day, of
+AMSTRAX_DAY_RUNS runs, on which each victim is killed; `make soak` a long one.
 """
 
 import collections
 import contextlib
 import itertools
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -17,11 +16,11 @@ import threading
 import time
 from datetime import UTC
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote_plus
 
 import psutil
 import pytest
+from day_plan import KILLS, N_RUNS, STEPS, Kill, n_kills, plan
 from live_runs import same
 from servers import LOCALHOST, MONGO_USERS, MongoServer, SSHServer
 
@@ -29,56 +28,14 @@ from amstrax import contexts
 from amstrax.auto_processing import amstraxer
 from amstrax.rundb import documents
 
-N_RUNS = int(os.environ.get("AMSTRAX_DAY_RUNS", "8"))
 SEED = int(os.environ.get("AMSTRAX_DAY_SEED", "20240102"))
 #: Runs are of a second, and taken so many times as fast
 SPEED = 2.0
-#: How often each of these is killed on a day of 30 runs: nothing but the DAQ itself is spared
-KILLS = {
-    "a job": 6,
-    "auto_processing": 3,
-    "copy_live": 3,
-    "delete_live": 3,
-    "slurmd": 2,
-    "slurmctld": 2,
-    "sshd": 3,
-    "the run database": 3,
-}
-#: What a run comes to, as the watcher sees it
-STEPS = ("taken", "running", "done")
 #: Data is deleted when its run ended so long ago [days]
 MIN_AGE = 1e-5
 #: No machine takes longer for all of it [s]
 DEADLINE = 1200
 RAW = ("raw_records", "raw_records_ext", "raw_records_sipm")
-
-
-class Kill(NamedTuple):
-    """What is killed, when a run has come to a step, and for how long it is down [s]."""
-
-    run: int
-    step: str
-    victim: str
-    down: float
-
-
-def n_kills(n_runs: int) -> dict[str, int]:
-    """Return how often each victim is killed on a day of so many runs."""
-    return {victim: max(1, round(n * n_runs / 30)) for victim, n in KILLS.items()}
-
-
-def plan(seed: int, n_runs: int = N_RUNS) -> list[Kill]:
-    """Return what is to be killed on a day, as chosen by seed, run and step, and nothing else."""
-    kills = []
-    for victim, times in n_kills(n_runs).items():
-        steps = ("running",) if victim == "a job" else STEPS
-        # Not at the very end, where nothing is left to be disturbed
-        moments = [(run, step) for run in range(1, max(n_runs, 2)) for step in steps]
-        chosen = random.Random(f"{seed} {victim}").sample(moments, min(times, len(moments)))
-        for run, step in chosen:
-            down = random.Random(f"{seed} {victim} {run} {step}").uniform(0.3, 2)
-            kills.append(Kill(run, step, victim, round(down, 3)))
-    return sorted(kills)
 
 
 class Day:
@@ -90,10 +47,12 @@ class Day:
         Folder for it all.
     slurm
         Batch system.
+    python
+        Interpreter of the tools.
     """
 
-    def __init__(self, folder: Path, slurm):
-        self.folder, self.slurm = folder, slurm
+    def __init__(self, folder: Path, slurm, python: Path):
+        self.folder, self.slurm, self.python = folder, slurm, python
         names = ("live", "kept", "stbc", "dcache", "raw", "processed", "database", "login")
         self.live, self.kept, self.stbc, self.dcache, self.raw, self.processed, *servers = (
             folder / name for name in names
@@ -150,10 +109,10 @@ class Day:
         if name == "the run database":
             self.database.start()
             return
-        module = [sys.executable, "-m", f"amstrax.auto_processing.{name}"]
+        module = [self.python, "-m", f"amstrax.auto_processing.{name}"]
         command = {
             "DAQ": [
-                *(sys.executable, Path(__file__).parents[1] / "take_runs.py", self.live, self.kept),
+                *(self.python, Path(__file__).parents[1] / "take_runs.py", self.live, self.kept),
                 *(str(N_RUNS), str(SPEED)),
             ],
             "copy_live": [*module, "--production", "--loop", "--pause=0.5", "--workers=2"],
@@ -337,11 +296,11 @@ IMPATIENCE = {"SlurmdTimeout": 10, "MessageTimeout": 5, "KillWait": 2}
 
 
 @pytest.fixture
-def day(tmp_path, slurm):
+def day(tmp_path, slurm, served_scripts):
     """A day, whose processes are ended with it."""
     key = f"socket={slurm.daemons['munged'].socket},cred_expire=5"
     with slurm.configured(**IMPATIENCE, AuthInfo=key):
-        new = Day(tmp_path, slurm)
+        new = Day(tmp_path, slurm, served_scripts / "python")
         try:
             yield new
         finally:
@@ -353,7 +312,7 @@ def day(tmp_path, slurm):
 @pytest.mark.slow
 def test_choices_follow_from_the_seed():
     """Two processes choose alike; another seed, and another number of runs, choose otherwise."""
-    code = "import sys, test_day; print(test_day.plan(int(sys.argv[1]), int(sys.argv[2])))"
+    code = "import sys, day_plan; print(day_plan.plan(int(sys.argv[1]), int(sys.argv[2])))"
 
     def choices(seed, n_runs, hash_seed):
         done = subprocess.run(

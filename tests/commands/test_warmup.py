@@ -68,14 +68,44 @@ def output_of(process) -> tuple[str, str]:
 
 
 _WARMUP = ("-m", "amstrax.cli", "warmup")
+#: Warm up, and take what is asked for from the cache of the tests, but for functions of some files
+_WARMUP_WITH_CACHE = """
+import sys
+from pathlib import Path
+import strax
+import amstrax
+from amstrax import cli
+from numba.core import caching, config
+
+FRESH = ("general.", "led.", "live_data.")
+File, subfolder = caching.IndexDataCacheFile, caching._CacheLocator.get_suitable_cache_subpath
+files = [f for p in (amstrax, strax) for f in Path(p.__file__).parent.rglob("*.py")]
+usual = {str(Path(config.CACHE_DIR, subfolder(str(f)))): f.parent / "__pycache__" for f in files}
+own = File.load
+
+def load(self, key):
+    data, name = own(self, key), self._index_name
+    if data is None and not name.startswith(FRESH):
+        data = own(File(str(usual[self._cache_path]), name[:-4], self._source_stamp), key)
+        if data is not None:
+            self.save(key, data)
+    return data
+
+File.load = load
+sys.exit(cli.main(["warmup"]))
+"""
 
 
 @pytest.fixture(scope="module")
 def warm_cache(tmp_path_factory):
-    """Cache that `amstrax warmup` made, with its two outputs in files; to be copied."""
+    """Cache that `amstrax warmup` made, with its two outputs in files; to be copied.
+
+    It compiles some functions, and asks for all: those that the tests have compiled are copied.
+    """
 
     def make(folder):
-        out, err = output_of(start(*_WARMUP, NUMBA_CACHE_DIR=str(folder / "numba")))
+        command = ("-c", _WARMUP_WITH_CACHE)
+        out, err = output_of(start(*command, NUMBA_CACHE_DIR=str(folder / "numba")))
         (folder / "out").write_text(out)
         (folder / "err").write_text(err)
 
