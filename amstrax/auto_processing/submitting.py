@@ -257,7 +257,7 @@ def follow(template: JobTemplate, run_id: str, collection: Any, engine: Engine) 
     name = rundoc.check_run_name(documents.name_of(document))
     if rundoc.end_time(document) is not None:
         raise UsageError(f"run {name} has ended, so nothing is left to follow: process it")
-    run = _Run(name, plan_of_run(template.plan, document), collection)
+    run = _Run(name, plan_of_run(template.plan, document), collection, document)
     with _Submitter(template, collection, engine, follows=True) as submitter:
         return submitter.follow(run)
 
@@ -272,12 +272,13 @@ class _Run:
     `before` and `status` are the record of its last job, and its status, when its lease was taken.
     """
 
-    def __init__(self, run_id: str, plan: Plan, collection: Any):
+    def __init__(self, run_id: str, plan: Plan, collection: Any, document: Mapping[str, Any]):
         self.run_id, self.plan, self.collection = run_id, plan, collection
+        self._document = document
         self.attempt = f"{run_id}-{uuid.uuid4().hex[:16]}"
         owner = f"{leases.OWNER_PREFIX}{documents.this_host()}"
         self.lease = leases.Lease(collection, run_id, owner)
-        self.before: dict[str, Any] = {}
+        self.before = documents.job_of(document)
         self.status = ""
 
     def acquire(self) -> bool:
@@ -293,7 +294,7 @@ class _Run:
 
     def set(self, change: Callable[..., bool], *args: Any, **kwargs: Any) -> bool:
         """Change the run document with a function of `amstrax.rundb.documents`."""
-        return connection.resilient(change, self.collection, self.run_id, *args, **kwargs)
+        return connection.resilient(change, self.collection, self._document, *args, **kwargs)
 
     def set_submitted(self, job: Mapping[str, Any]) -> bool:
         """Set the status and the record of the job."""
@@ -387,9 +388,8 @@ class _Submitter(contextlib.AbstractContextManager):
         fields = (*PLAN_FIELDS, "processing_job")
         document = documents.find_only(self.collection, run_id, fields)
         name = rundoc.check_run_name(documents.name_of(document))
-        run = _Run(name, plan_of_run(self.template.plan, document), self.collection)
-        run.before = documents.job_of(document)
-        return run
+        plan = plan_of_run(self.template.plan, document)
+        return _Run(name, plan, self.collection, document)
 
     def _name(self, run: _Run) -> str:
         """Return the name of the job of this run alone."""
