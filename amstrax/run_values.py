@@ -16,6 +16,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from immutabledict import immutabledict
@@ -271,3 +272,46 @@ class RunValues:
         """Return the frontend of the context's run database; None without one."""
         frontends = () if self._context is None else self._context.storage
         return next((f for f in frontends if hasattr(f, "run_document")), None)
+
+
+#: Runs whose options have been reported, with these options
+_reported: set[tuple[str, ...]] = set()
+
+
+def check_used_options(
+    run_id: str,
+    given: Mapping[str, Any],
+    config: Mapping[str, Any],
+    taken: Mapping[str, Any],
+) -> None:
+    """Check the options `given` in the document of a run, and log once which are used.
+
+    `config` of the context overrides them; `taken` are the options of its plugins. An untracked
+    option raises InvalidRunDocument.
+    """
+    used = sorted(taken.keys() & given.keys() - config.keys())
+    if untracked := [name for name in used if not taken[name].track]:
+        raise InvalidRunDocument(
+            f"the run document of run {run_id} sets {untracked[0]}, which is not in the "
+            "lineage, so data would not show it: remove it there, or set it in config"
+        )
+    others = sorted(taken.keys() & given.keys() & config.keys())
+    others = [name for name in others if repr(given[name]) != repr(config[name])]
+    for name in sorted(given.keys() - taken.keys()):
+        # Options of other contexts are not similar
+        near = get_close_matches(name, taken, 1, 0.8)
+        if near and (run_id, "unknown", name) not in _reported:
+            _reported.add((run_id, "unknown", name))
+            log.warning(
+                "run %s: no plugin takes the option %r in its run document; did you mean %s?",
+                *(run_id, name, near[0]),
+            )
+    key = (run_id, *used, "", *others)
+    if (used or others) and key not in _reported:
+        _reported.add(key)
+        log.info(
+            "run %s: options of its run document are used: %s%s",
+            run_id,
+            ", ".join(used) or "none",
+            f"; the config of the context overrides {', '.join(others)}" if others else "",
+        )

@@ -10,13 +10,12 @@ import strax
 from make_runs import pulses, rundoc, write_run
 
 import amstrax
-from amstrax import contexts
+from amstrax import contexts, run_values
 from amstrax import rundoc as run_documents
 from amstrax.auto_processing import amstraxer, process_run
 from amstrax.exceptions import InvalidOption, InvalidRunDocument, RunDatabaseUnreachable
 from amstrax.rundb import transfer
 from amstrax.rundb.frontend import RunDB
-from amstrax.strax_ext import checks
 from amstrax.strax_ext import context as context_module
 from amstrax.strax_ext.context import Context
 
@@ -28,7 +27,7 @@ AS_CONFIG = {"gain_to_pe_array": (2.0,) * 5, "s1_min_channels": 1}
 @pytest.fixture(autouse=True)
 def nothing_reported(monkeypatch):
     monkeypatch.setattr(context_module, "_reported", set())
-    monkeypatch.setattr(checks, "_reported", set())
+    monkeypatch.setattr(run_values, "_reported", set())
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from amstrax.exceptions import (
     UnknownMethod,
     did_you_mean,
 )
-from amstrax.run_values import RunValues
+from amstrax.run_values import RunValues, check_used_options
 from amstrax.rundoc import DEAD_TIME, MISSING_LIVE_DATA
 from amstrax.strax_ext import checks
 from amstrax.strax_ext.equivalents import (
@@ -275,7 +275,7 @@ class Context(strax.Context):
         options = {name: value for name, value in given.items() if name not in snapshot.config}
         if given:
             taken = snapshot._options_of_plugins()
-            checks.check_run_options(run_id, given, snapshot.config, taken)
+            check_used_options(run_id, given, snapshot.config, taken)
         of_run = snapshot._copy()
         of_run._is_snapshot, of_run._run_values = True, snapshot.run_values
         of_run._of_any_run, of_run._run_id, of_run._run_options = snapshot, run_id, given
