@@ -50,9 +50,6 @@ def test_pairs_are_in_the_bins_in_which_numpy_has_them():
     result = quantities.histogram_2d(x, y, (30, 20), limits, (True, False))
     expected, *_ = np.histogram2d(x, y, bins=(result.x_edges, result.y_edges))
     np.testing.assert_array_equal(result.counts, expected)
-    twin = quantities._count_pairs.py_func
-    args = (np.log(x), y, np.log(0.5), np.log(900), -2.0, 2.0, 30, 20)
-    np.testing.assert_array_equal(twin(*args), quantities._count_pairs(*args))
 
 
 def test_random_subset():

@@ -158,8 +158,7 @@ def plot_single_electrons(
     axes = style.new_axes() if axes is None else axes
     axes.set(xlabel="Area [PE]", ylabel="Peaks per bin")
     if not len(area):
-        style.note(axes, empty)
-        return style.figure_of(axes)
+        return style.note(axes, empty)
     if fit is None:
         edges = np.linspace(0, np.quantile(area, 0.95) + 1, 80)
         axes.stairs(np.histogram(area, edges)[0], edges, color=style.BLACK)

@@ -69,8 +69,7 @@ def event_scatter(
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log", yscale="log")
     axes.set_title(f"{shown.sum()} of {len(events)} events have S1 and S2")
     if not shown.any():
-        style.note(axes, empty)
-        return style.figure_of(axes)
+        return style.note(axes, empty)
     if color is None:
         edges = [bin_edges(values, 100, log=True) for values in (x[shown], y[shown])]
         _draw_points(axes, x[shown], y[shown], edges)
@@ -114,8 +113,7 @@ def plot_bands(
     cs1, ratio = cs1[good], cs2[good] / cs1[good]
     if not len(cs1):
         axes.set(xscale="linear", yscale="linear")
-        style.note(axes, empty)
-        return style.figure_of(axes)
+        return style.note(axes, empty)
     shown = random_subset(len(cs1), 3000)
     axes.scatter(cs1[shown], ratio[shown], s=3, color=style.GREY, rasterized=True)
     bands = [("events", style.BLUE, np.ones(len(cs1), dtype=bool))]
@@ -169,8 +167,7 @@ def plot_drift_time(
         low = min(0.0, float(drift_time.min()))
         high = max(float(drift_time.max()), *(1.05 * time for time in lines.values()), low + 1e-3)
         edges = np.linspace(low, high, n_bins + 1).tolist()
-        axes.hist(drift_time, edges, histtype="stepfilled", color=style.BLUE, alpha=0.5)
-        axes.hist(drift_time, edges, histtype="step", color=style.BLUE)
+        _draw_histogram(axes, drift_time, edges)
         axes.set_ylabel(f"Events per {edges[1] - edges[0]:.2g} µs")
     else:
         axes.set_ylabel("Events")
@@ -207,12 +204,10 @@ def plot_kr83m_delays(
     delays = events["s1_delay"][events["kr_quality"] >= Quality.MERGED]
     axes.set(xlabel="Delay of the second S1 [ns]", ylabel="Events")
     if not len(delays):
-        style.note(axes, empty)
-        return style.figure_of(axes)
+        return style.note(axes, empty)
     edges = np.linspace(0, max(float(delays.max()), longest), n_bins + 1)
     width = edges[1] - edges[0]
-    axes.hist(delays, edges.tolist(), histtype="stepfilled", color=style.BLUE, alpha=0.5)
-    axes.hist(delays, edges.tolist(), histtype="step", color=style.BLUE)
+    _draw_histogram(axes, delays, edges.tolist())
     axes.set_ylabel(f"Events per {width:.3g} ns")
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.5)
@@ -283,6 +278,11 @@ def plot_positions(
             from_side.axhline(position, color=style.BLACK, ls="--", lw=1)
             from_side.text(0.02 * reach, position, name, va="bottom")
     return figure
+
+
+def _draw_histogram(axes: Axes, values: np.ndarray, edges: list[float]) -> None:
+    axes.hist(values, edges, histtype="stepfilled", color=style.BLUE, alpha=0.5)
+    axes.hist(values, edges, histtype="step", color=style.BLUE)
 
 
 def _draw_points(axes: Axes, x: np.ndarray, y: np.ndarray, edges: list[np.ndarray]) -> None:
@@ -372,7 +372,8 @@ def _draw_channels(event: np.void, axes: Axes, unit: str) -> None:
     axes.set(xlabel="Channel", ylabel=f"Area [{unit}]", xticks=range(n))
     axes.set_title("Area per channel", loc="left")
     if not shown:
-        return style.note(axes, "none")
+        style.note(axes, "none")
+        return
     width = 0.8 / len(shown)
     for i, (prefix, name) in enumerate(shown):
         is_alternative = prefix.startswith("alt_")
@@ -389,7 +390,6 @@ def _draw_channels(event: np.void, axes: Axes, unit: str) -> None:
     # Areas below one photoelectron are noise
     axes.set_ylim(bottom=min(1.0, axes.get_ylim()[1] / 10))
     axes.legend(loc="lower right", bbox_to_anchor=(1.02, 0.98), ncols=4, frameon=False, fontsize=8)
-    return None
 
 
 def draw_hit_pattern(
@@ -404,7 +404,8 @@ def draw_hit_pattern(
     reach = 1.15 * radius
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach))
     if not _has(event, "s2"):
-        return style.note(axes, "no S2")
+        style.note(axes, "no S2")
+        return
     area = np.array([event["s2_area_per_channel"][channel] for channel in top_channels])
     norm = Normalize(0, max(float(area.max()), 1.0))
     span = 90 if len(top_channels) > 1 else 360
@@ -425,7 +426,6 @@ def draw_hit_pattern(
     x, y = float(event["x"]), float(event["y"])
     if np.isfinite(x) and np.isfinite(y):
         axes.plot(x, y, "X", color=style.VERMILLION, mec="white", ms=11, clip_on=False)
-    return None
 
 
 def summary(event: np.void, unit: str = PE) -> str:

@@ -1,6 +1,5 @@
 """The part of a run that an analysis is of: its range, data, channels and unit of areas."""
 
-import datetime
 import functools
 import sys
 from collections.abc import Iterator, Mapping
@@ -9,8 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import strax
 
+from amstrax import rundoc
 from amstrax.analyses.quantities import ADC_COUNTS, PE
-from amstrax.exceptions import AmstraxError, InvalidOption, NoSuchDataType, did_you_mean
+from amstrax.exceptions import (
+    AmstraxError,
+    InvalidOption,
+    InvalidRunDocument,
+    NoSuchDataType,
+    did_you_mean,
+)
 from amstrax.processing import live_data
 from amstrax.processing.compiled import sort_by_time
 from amstrax.rundoc import DEAD_TIME
@@ -343,14 +349,25 @@ def end_of_run(context: strax.Context, run_id: str, end: int, last: int = 0) -> 
     It is that of the run document or, without that, of the last stored data. It is at most `end`,
     that of the last chunk, and after `last`, the last time in the data.
     """
-    try:
-        start, stop = (context.run_metadata(run_id, field)[field] for field in ("start", "end"))
-        # Times of data count from the whole second in which the run began
-        whole_second = int(start.replace(tzinfo=datetime.UTC).timestamp()) * 1_000_000_000
-        ended = whole_second + round((stop - start).total_seconds() * 1e9)
-    except (strax.RunMetadataNotAvailable, LookupError, AttributeError, TypeError):
+    ended = planned_end(context, run_id)
+    if ended is None:
         ended = max(_last_times(context, run_id), default=end)
     return min(end, max(ended, last + 1))
+
+
+def planned_end(context: strax.Context, run_id: str) -> int | None:
+    """Return the end of a run by its document [ns since unix epoch]; None if it is not known."""
+    document = getattr(context, "run_documents", {}).get(run_id)
+    try:
+        if document is None:
+            document = context.run_metadata(run_id)
+        start, stop = rundoc.start_time(document), rundoc.end_time(document)
+    except (strax.RunMetadataNotAvailable, InvalidRunDocument):
+        return None
+    if stop is None:
+        return None
+    # Times of data count from the whole second in which the run began
+    return int(start.timestamp()) * 1_000_000_000 + round((stop - start).total_seconds() * 1e9)
 
 
 def _last_times(context: strax.Context, run_id: str) -> Iterator[int]:

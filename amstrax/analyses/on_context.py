@@ -4,7 +4,8 @@ Each calls a function of arrays of the other modules, with the same name where i
 `amstrax.analyses.mini_analysis` makes methods of them, and `amstrax.strax_ext.context` binds these.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,46 @@ _LONGEST_PULSE = 100_000
 _BASELINE_SAMPLES = 20
 
 
+def _drawn(
+    draws: Callable[..., Figure],
+    sorts: str | tuple[str, ...],
+    *columns: str,
+    name: str = "",
+    pad: float | None = None,
+    **known: Callable[[Part], Any],
+) -> Callable[..., Figure]:
+    """Return a method that loads columns of data, and draws them by a function of arrays.
+
+    It has name (unless another is given) and arguments of that function, but for those `known` from
+    the part of the run. `pad` is the distance of the title from the axes [points].
+    """
+    sorts = strax.to_str_tuple(sorts)
+    parameters = inspect.signature(draws).parameters
+    if "unit" in parameters:
+        known["unit"] = lambda part: part.area_unit(sorts[0])
+    known["empty"] = lambda part: part.nothing(parameters["empty"].default.removeprefix("no "))
+
+    def analysis(part: Part, ax: Axes | None = None, **arguments: Any) -> Figure:
+        if "axes" in parameters:
+            ax = arguments["axes"] = style.new_axes() if ax is None else ax
+        data = part.load(*sorts, columns=("time", *columns))
+        arguments |= {key: find(part) for key, find in known.items()}
+        figure = draws(data, **arguments)
+        if ax is None:
+            return part.with_title(figure)
+        ax.set_title(f"Run {part.run_id}", loc="left", pad=pad)
+        return figure
+
+    data, target, *others = parameters.values()
+    own = [parameter for parameter in others if parameter.name not in known]
+    last = target.replace(name={"axes": "ax"}.get(target.name, target.name))
+    signature = inspect.Signature([data, *own, last])
+    analysis.__signature__ = signature  # type: ignore[attr-defined]
+    analysis.__name__ = analysis.__qualname__ = name or draws.__name__
+    analysis.__doc__ = inspect.cleandoc(draws.__doc__ or "").partition("\n\nParameters\n")[0]
+    return on_context(*sorts, draws=draws)(analysis)
+
+
 # Events
 
 
@@ -60,49 +101,11 @@ def event_scatter(
     return figure
 
 
-@on_context("event_info", draws=event_plots.plot_bands)
-def plot_bands(
-    part: Part, split: float | None = None, n_slices: int = 12, ax: Axes | None = None
-) -> Figure:
-    """Draw cS2 / cS1 against cS1 with bands, such as those of electrons and of alphas."""
-    data = part.load("event_info", columns=("time", "cs1", "cs2"))
-    empty, unit = part.nothing("events with S1 and S2"), part.area_unit("event_info")
-    figure = event_plots.plot_bands(data, ax, split, n_slices, empty, unit)
-    figure.axes[0].set_title(f"Run {part.run_id}", loc="left")
-    return figure
-
-
-@on_context("event_info", draws=event_plots.plot_drift_time)
-def plot_drift_time(
-    part: Part,
-    gate: float | None = None,
-    cathode: float | None = None,
-    n_bins: int = 60,
-    ax: Axes | None = None,
-) -> Figure:
-    """Draw a histogram of drift times."""
-    ax = style.new_axes() if ax is None else ax
-    data = part.load("event_info", columns=("time", "drift_time"))
-    empty = part.nothing("drift times")
-    figure = event_plots.plot_drift_time(data, ax, gate, cathode, n_bins, empty)
-    ax.set_title(f"Run {part.run_id}", loc="left", pad=16)
-    return figure
-
-
-@on_context("event_info", draws=event_plots.plot_positions)
-def plot_positions(
-    part: Part,
-    radius: float | None = None,
-    depth: float | None = None,
-    figure: Figure | None = None,
-) -> Figure:
-    """Draw positions of events: x and y, and z against the distance from the axis.
-
-    More than 3,000 events are drawn as a histogram.
-    """
-    data = part.load("event_info", columns=("time", "x", "y", "z"))
-    empty = part.nothing("positions")
-    return part.with_title(event_plots.plot_positions(data, figure, radius, depth, empty))
+plot_bands = _drawn(event_plots.plot_bands, "event_info", "cs1", "cs2")
+# Names of the lines are above the axes
+plot_drift_time = _drawn(event_plots.plot_drift_time, "event_info", "drift_time", pad=16)
+plot_kr83m_delays = _drawn(event_plots.plot_kr83m_delays, "event_kr83m", "kr_quality", "s1_delay")
+plot_positions = _drawn(event_plots.plot_positions, "event_info", "x", "y", "z")
 
 
 @on_context("event_info", draws=event_plots.event_display)
@@ -163,76 +166,31 @@ def event_display(
     return part.with_title(figure)
 
 
-@on_context("event_kr83m", draws=event_plots.plot_kr83m_delays)
-def plot_kr83m_delays(
-    part: Part,
-    shortest: float = 100.0,
-    longest: float = 750.0,
-    n_bins: int = 60,
-    ax: Axes | None = None,
-) -> Figure:
-    """Draw delays between the S1s of Kr-83m, with the fitted half-life of the 9.4-keV state.
-
-    Raises InvalidOption (a ValueError) unless 0 <= `shortest` < `longest`.
-    """
-    ax = style.new_axes() if ax is None else ax
-    data = part.load("event_kr83m", columns=("time", "kr_quality", "s1_delay"))
-    empty = part.nothing("events with two S1s")
-    figure = event_plots.plot_kr83m_delays(data, ax, shortest, longest, n_bins, empty)
-    ax.set_title(f"Run {part.run_id}", loc="left")
-    return figure
-
-
 # Peaks
 
 
-@on_context("peaks", "peak_basics", draws=peak_plots.plot_area_per_channel)
-def plot_area_per_channel(part: Part, ax: Axes | None = None) -> Figure:
-    """Draw the mean area in each channel of S1s, S2s and other peaks, with its standard error."""
-    ax = style.new_axes() if ax is None else ax
-    peaks = part.load("peaks", "peak_basics", columns=("time", "area_per_channel", "type"))
+plot_area_per_channel = _drawn(
+    peak_plots.plot_area_per_channel,
+    ("peaks", "peak_basics"),
+    *("area_per_channel", "type"),
     # Arrays begin with the first channel of their part of the detector
-    channels = part.channels(part.names("peaks")[0])
-    empty, unit = part.nothing("peaks"), part.area_unit("peaks")
-    figure = peak_plots.plot_area_per_channel(peaks, ax, channels, empty, unit)
-    ax.set_title(f"Run {part.run_id}", loc="left")
-    return figure
-
-
-@on_context("peak_basics", draws=peak_plots.plot_aft_histogram)
-def plot_peaks_aft_histogram(
-    part: Part, types: Sequence[int] = (0, 1, 2), n_bins: int = 50, ax: Axes | None = None
-) -> Figure:
-    """Draw the distribution of the area fraction top (AFT) of peaks, a line a type."""
-    ax = style.new_axes() if ax is None else ax
-    peaks = part.load("peak_basics", columns=("time", "area_fraction_top", "type"))
-    figure = peak_plots.plot_aft_histogram(peaks, ax, types, n_bins, part.nothing("peaks"))
-    ax.set_title(f"Run {part.run_id}", loc="left")
-    return figure
-
-
-@on_context("peak_basics", draws=peak_plots.plot_area_aft)
-def plot_peaks_area_aft_histogram(part: Part, n_bins: int = 100, ax: Axes | None = None) -> Figure:
-    """Draw the area fraction top (AFT) against the area of peaks, as a histogram."""
-    ax = style.new_axes() if ax is None else ax
-    peaks = part.load("peak_basics", columns=("time", "area", "area_fraction_top"))
-    empty, unit = part.nothing("peaks"), part.area_unit("peak_basics")
-    figure = peak_plots.plot_area_aft(peaks, ax, n_bins, empty, unit)
-    ax.set_title(f"Run {part.run_id}", loc="left")
-    return figure
-
-
-@on_context("peak_basics", draws=peak_plots.plot_area_width)
-def plot_peaks_area_width_histogram(
-    part: Part, n_bins: int = 100, ax: Axes | None = None
-) -> Figure:
-    """Draw the width of the central 50 % of the area against the area of peaks, as a histogram."""
-    ax = style.new_axes() if ax is None else ax
-    peaks = part.load("peak_basics", columns=("time", "area", "range_50p_area"))
-    empty, unit = part.nothing("peaks"), part.area_unit("peak_basics")
-    figure = peak_plots.plot_area_width(peaks, ax, n_bins, empty, unit)
-    ax.set_title(f"Run {part.run_id}", loc="left")
-    return figure
+    channels=lambda part: part.channels(part.names("peaks")[0]),
+)
+plot_peaks_aft_histogram = _drawn(
+    peak_plots.plot_aft_histogram,
+    *("peak_basics", "area_fraction_top", "type"),
+    name="plot_peaks_aft_histogram",
+)
+plot_peaks_area_aft_histogram = _drawn(
+    peak_plots.plot_area_aft,
+    *("peak_basics", "area", "area_fraction_top"),
+    name="plot_peaks_area_aft_histogram",
+)
+plot_peaks_area_width_histogram = _drawn(
+    peak_plots.plot_area_width,
+    *("peak_basics", "area", "range_50p_area"),
+    name="plot_peaks_area_width_histogram",
+)
 
 
 # LED runs
@@ -470,10 +428,10 @@ def _histograms(
         limits = tuple(np.percentile(together, (0.05, 99.95)))
     result = {}
     for run_id, of_run in values.items():
-        edges, counts = quantities.histogram(of_run, n_bins, limits, shown.log)
-        scale = {"rate": spans[run_id], "counts": 1.0, "shape": float(counts.sum())}[normalize]
-        scale = scale or 1.0
-        result[run_id] = quantities.Compared(edges, counts / scale, np.sqrt(counts) / scale)
+        found = quantities.histogram(of_run, n_bins, limits, shown.log)
+        total = float(found.counts.sum())
+        scale = {"rate": spans[run_id], "counts": 1.0, "shape": total}[normalize]
+        result[run_id] = found.over(scale or 1.0)
     return result
 
 
@@ -615,18 +573,13 @@ def records_matrix(
     return _as_matrix(part, part.load("records"), max_samples, channels)
 
 
-@on_context("raw_records", "records", "peaks", warn_beyond_sec=10)
+@on_context("raw_records", "records", "peaks", draws=records_matrix, warn_beyond_sec=10)
 def raw_records_matrix(
     part: Part, max_samples: int = quantities.MAX_SAMPLES, channels: Sequence[int] | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the waveforms of raw records as a matrix, with a row a sample and a column a channel.
 
     The baseline of each pulse is subtracted.
-
-    Parameters
-    ----------
-    max_samples, channels
-        As of ``records_matrix``.
 
     Returns
     -------
@@ -636,7 +589,7 @@ def raw_records_matrix(
     return _as_matrix(part, _baselined(part), max_samples, channels)
 
 
-@on_context("records", "raw_records", "peaks", warn_beyond_sec=10)
+@on_context("records", "raw_records", "peaks", draws=records_matrix, warn_beyond_sec=10)
 def plot_records_matrix(
     part: Part,
     raw: bool = False,
@@ -650,8 +603,6 @@ def plot_records_matrix(
     ----------
     raw
         Draw ``raw_records_matrix`` instead of ``records_matrix``.
-    max_samples, channels
-        As of ``records_matrix``.
     """
     ax = style.new_axes((9, 3.5)) if ax is None else ax
     records = _baselined(part) if raw else part.load("records")

@@ -33,8 +33,7 @@ def plot_area_per_channel(
     axes = style.new_axes() if axes is None else axes
     axes.set(xlabel="Channel", ylabel=f"Mean area per peak [{unit}]")
     if not len(peaks):
-        style.note(axes, empty)
-        return style.figure_of(axes)
+        return style.note(axes, empty)
     area = peaks["area_per_channel"].astype(np.float64)
     numbers = np.arange(area.shape[1]) if channels is None else np.asarray(channels)
     types = [kind for kind in (1, 2, 0) if (peaks["type"] == kind).any()]
@@ -96,8 +95,7 @@ def plot_aft_histogram(
             label=f"{style.TYPE_NAMES[kind]} ({len(fraction):,})",
         )
     if not drawn:
-        style.note(axes, empty)
-        return style.figure_of(axes)
+        return style.note(axes, empty)
     axes.set_yscale("log")
     axes.legend()
     return style.figure_of(axes)
@@ -153,10 +151,9 @@ def plot_area_width(
 
 def _draw_counts(counts: Histogram2d, axes: Axes, empty: str) -> Figure:
     """Draw a histogram of peaks in two dimensions with a colour bar, and return its figure."""
-    figure = style.figure_of(axes)
     if not counts.counts.any():
-        style.note(axes, empty)
-        return figure
+        return style.note(axes, empty)
+    figure = style.figure_of(axes)
     image = axes.pcolormesh(
         counts.x_edges,
         counts.y_edges,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from amstrax.analyses.quantities import Compared, Histogram, histogram
+from amstrax.analyses.quantities import histogram
 from amstrax.analyses.run_plots import plot_comparison
 from amstrax.exceptions import InvalidOption
 
@@ -148,19 +148,13 @@ def plot_pulses(runs: Mapping[str, tuple[Pulses, float]], figure: Figure | None 
         for channel in channels.tolist():
             values = {run: getattr(p.of(channel), name) for run, (p, _) in runs.items()}
             both = np.concatenate(list(values.values())).astype(np.float64)
-            if limits is None:
-                # Without the most extreme, for which bins would be too wide
-                inner = both[both > 1] if log else both
-                bounds = np.quantile(inner, (0.002, 0.998)) if len(inner) else (1.0, 10.0)
-            else:
-                bounds = limits
+            # Without the most extreme, for which bins would be too wide
+            inner = both[both > 1] if log else both
+            bounds = np.quantile(inner, (0.002, 0.998)) if len(inner) else (1.0, 10.0)
+            bounds = bounds if limits is None else limits
             of_runs = {
-                run: _per_second(histogram(column, 50, tuple(bounds), log), runs[run][1])
+                run: histogram(column, 50, tuple(bounds), log).over(runs[run][1])
                 for run, column in values.items()
             }
             panels.append((f"channel {channel}: {label}", of_runs, log))
     return plot_comparison(panels, "pulses [Hz per bin]", figure)
-
-
-def _per_second(found: Histogram, seconds: float) -> Compared:
-    return Compared(found.edges, found.counts / seconds, np.sqrt(found.counts) / seconds)

@@ -30,22 +30,26 @@ class Rates(NamedTuple):
     live: np.ndarray  #: shape (k,), live time [s]
 
 
+class Compared(NamedTuple):
+    """Histogram of a run that is compared with others: scaled numbers in k bins, and their errors.
+
+    Errors are those of Poisson, scaled.
+    """
+
+    edges: np.ndarray  #: shape (k + 1,)
+    counts: np.ndarray  #: shape (k,)
+    error: np.ndarray  #: shape (k,)
+
+
 class Histogram(NamedTuple):
     """Numbers of values in k bins."""
 
     edges: np.ndarray  #: shape (k + 1,)
     counts: np.ndarray  #: shape (k,)
 
-
-class Compared(NamedTuple):
-    """Histogram of a run that is compared with others: scaled numbers in k bins, and their errors.
-
-    Of scaled numbers as of `Histogram`; errors are those of Poisson, scaled.
-    """
-
-    edges: np.ndarray  #: shape (k + 1,)
-    counts: np.ndarray  #: shape (k,)
-    error: np.ndarray  #: shape (k,)
+    def over(self, scale: float) -> Compared:
+        """Return the histogram with all numbers divided by `scale`."""
+        return Compared(self.edges, self.counts / scale, np.sqrt(self.counts) / scale)
 
 
 class Histogram2d(NamedTuple):
@@ -151,25 +155,18 @@ def histogram_2d(
     n_x, n_y = (n_bins, n_bins) if isinstance(n_bins, int) else n_bins
     x_edges = bin_edges(x, n_x, limits[0], log[0])
     y_edges = bin_edges(y, n_y, limits[1], log[1])
-    # Bins of the logarithms have equal width
-    x, (x_low, x_high) = (np.log(v) if log[0] else v for v in (x, x_edges[[0, -1]]))
-    y, (y_low, y_high) = (np.log(v) if log[1] else v for v in (y, y_edges[[0, -1]]))
-    counts = _count_pairs(x, y, x_low, x_high, y_low, y_high, n_x, n_y)
-    return Histogram2d(x_edges, y_edges, counts)
-
-
-@numba.njit(cache=True)
-def _count_pairs(x, y, x_low, x_high, y_low, y_high, n_x, n_y):
-    """Count pairs in each bin; the bounds belong to the first and the last one."""
-    counts = np.zeros((n_x, n_y), dtype=np.int64)
-    x_scale, y_scale = n_x / (x_high - x_low), n_y / (y_high - y_low)
+    bin_of, inside = [], np.ones(len(x), dtype=np.bool_)
     # The logarithm of a bound can be rounded to the wrong side of itself
     slack = 1e-9
-    for i in range(len(x)):
-        column, row = (x[i] - x_low) * x_scale, (y[i] - y_low) * y_scale
-        if -slack <= column <= n_x + slack and -slack <= row <= n_y + slack:
-            counts[min(max(int(column), 0), n_x - 1), min(max(int(row), 0), n_y - 1)] += 1
-    return counts
+    for values, edges, n, is_log in ((x, x_edges, n_x, log[0]), (y, y_edges, n_y, log[1])):
+        # Bins of the logarithms have equal width
+        values, (low, high) = (np.log(v) if is_log else v for v in (values, edges[[0, -1]]))
+        place = (values - low) * (n / (high - low))
+        inside &= (place >= -slack) & (place <= n + slack)
+        bin_of.append(np.clip(place, 0, n - 1).astype(np.int64))
+    index = (bin_of[0] * n_y + bin_of[1])[inside]
+    counts = np.bincount(index, minlength=n_x * n_y).reshape(n_x, n_y)
+    return Histogram2d(x_edges, y_edges, counts)
 
 
 def rates(

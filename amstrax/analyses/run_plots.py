@@ -40,10 +40,9 @@ def plot_rates(
         name: rates for name, rates in series.items() if rates.counts.any() and rates.live.any()
     }
     if not shown:
-        style.note(axes, empty)
-        return style.figure_of(axes)
+        return style.note(axes, empty)
     for i, (name, rates) in enumerate(shown.items()):
-        color = (colors or {}).get(name, style.CHANNEL_COLORS[i % len(style.CHANNEL_COLORS)])
+        color = (colors or {}).get(name, style.channel_color(i))
         line = (styles or {}).get(name, _LINE_STYLES[i // len(style.CHANNEL_COLORS) % 4])
         total = rates.counts.sum() / rates.live.sum()
         axes.stairs(
@@ -87,7 +86,7 @@ def plot_comparison(
             axes.stairs(
                 counts.counts,
                 counts.edges,
-                color=style.CHANNEL_COLORS[i % len(style.CHANNEL_COLORS)],
+                color=style.channel_color(i),
                 ls=_LINE_STYLES[i % len(_LINE_STYLES)],
                 lw=1.5,
                 label=name,

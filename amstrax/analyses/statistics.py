@@ -4,14 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from amstrax.calibration.result import Number
+from amstrax.calibration.result import ONE_SIGMA, Number, interval
 
 #: Standard error of the median / that of the mean, for a normal distribution
 _MEDIAN_ERROR = np.sqrt(np.pi / 2)
 #: Standard error of half the central 68 % of a normal distribution, in units of sigma / sqrt(n):
 #: sqrt(p (1 - 2 p) / 2) / density at the quantile, with p = 0.1587
 _WIDTH_ERROR = 0.9621
-_ONE_SIGMA = 0.6826894921370859
 
 
 class Line(NamedTuple):
@@ -35,6 +34,11 @@ def fraction(n: int, total: int) -> Number:
     return Number(n / total, float(high[0] - low[0]) / 2)
 
 
+def share(which: np.ndarray, of: np.ndarray) -> Number:
+    """Return the `fraction` of the rows `of` that are also `which`; both are masks, shape (n,)."""
+    return fraction(int((which & of).sum()), int(of.sum()))
+
+
 def fraction_interval(n: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the ends of Wilson's 68 % interval for binomial fractions n / total.
 
@@ -44,7 +48,7 @@ def fraction_interval(n: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.
 
     limits = np.full((len(n), 2), np.nan)
     for i in np.flatnonzero(total):
-        limits[i] = binomtest(int(n[i]), int(total[i])).proportion_ci(_ONE_SIGMA, "wilson")
+        limits[i] = binomtest(int(n[i]), int(total[i])).proportion_ci(ONE_SIGMA, "wilson")
     return limits[:, 0], limits[:, 1]
 
 
@@ -52,21 +56,18 @@ def median(values: np.ndarray) -> Number:
     """Return the median, and its error for a normal distribution of the same central 68 %."""
     if len(values) == 0:
         return NOTHING
-    width = _half_width(values) if len(values) > 1 else np.nan
-    return Number(float(np.median(values)), float(_MEDIAN_ERROR * width / np.sqrt(len(values))))
+    low, high = interval(values) if len(values) > 1 else (np.nan, np.nan)
+    error = _MEDIAN_ERROR * (high - low) / 2 / np.sqrt(len(values))
+    return Number(float(np.median(values)), float(error))
 
 
 def spread(values: np.ndarray) -> Number:
     """Return half the width of the central 68 %, and its error for a normal distribution."""
     if len(values) < 2:
         return NOTHING
-    width = _half_width(values)
+    low, high = interval(values)
+    width = (high - low) / 2
     return Number(width, _WIDTH_ERROR * width / np.sqrt(len(values)))
-
-
-def _half_width(values: np.ndarray) -> float:
-    low, high = np.quantile(values, (0.5 - _ONE_SIGMA / 2, 0.5 + _ONE_SIGMA / 2))
-    return float(high - low) / 2
 
 
 def fit_line(x: np.ndarray, y: np.ndarray, n_sigma: float = 4.0, iterations: int = 20) -> Line:

@@ -58,9 +58,10 @@ def figure_of(axes: "Axes") -> "Figure":
     return axes.figure.get_figure(root=True)  # type: ignore[return-value]
 
 
-def note(axes: "Axes", text: str) -> None:
-    """Write into the middle of axes, such as why they are empty."""
+def note(axes: "Axes", text: str) -> "Figure":
+    """Write into the middle of axes, such as why they are empty, and return their figure."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.4")
+    return figure_of(axes)
 
 
 def channel_color(channel: int) -> str:
@@ -72,14 +73,11 @@ def tidy_log_axes(axes: "Axes") -> None:
     """Label decades of logarithmic axes, and 1, 2 and 5 below two decades, without overlaps."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    for axis, scale, limits in (
-        (axes.xaxis, axes.get_xscale(), axes.get_xlim()),
-        (axes.yaxis, axes.get_yscale(), axes.get_ylim()),
-    ):
-        if scale != "log":
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() != "log":
             continue
         axis.set_minor_formatter(NullFormatter())
-        low, high = sorted(limits)
+        low, high = sorted(axis.get_view_interval())
         if low > 0 and high / low < 100:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))

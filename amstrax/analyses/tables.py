@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 import strax
 
-from amstrax import rundoc
 from amstrax.analyses import quantities, run_plots
-from amstrax.analyses.loading import end_of_run, types_with_dead_time
+from amstrax.analyses.loading import end_of_run, planned_end, types_with_dead_time
 from amstrax.calibration.trends import CHANNEL_QUANTITIES, QUANTITIES, check_names, quantity_of
-from amstrax.exceptions import InvalidOption, InvalidRunDocument, NoSuchDataType, did_you_mean
+from amstrax.exceptions import InvalidOption, NoSuchDataType, did_you_mean
 from amstrax.processing import live_data as algorithms
 from amstrax.processing.live_data import LIVETIME_DTYPE, MISSING, SILENT
 from amstrax.rundb import connection
@@ -44,6 +43,9 @@ def livetime(
     than 1 s before that is missing. Data made by earlier releases does not say what was dead:
     ``is_known`` is False then, with one warning.
 
+    Raises InvalidOption (a ValueError) unless `silence` is above 0, and DataNotAvailable (strax's)
+    without stored raw data, or data made from it.
+
     Parameters
     ----------
     run_id
@@ -51,13 +53,6 @@ def livetime(
     silence
         Gaps between the records of two chunks, before the first and after the last, count as dead
         if they are longer than this [s], as of a digitizer that began late; None: they do not.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) unless `silence` is above 0.
-    DataNotAvailable
-        (strax's) without stored raw data, or data made from it.
     """
     if silence is not None and not silence > 0:
         raise InvalidOption(f"silence={silence!r}: give a number of seconds above 0, or None")
@@ -70,7 +65,7 @@ def _rows(context: strax.Context, run_id: str, silence: float | None) -> np.ndar
     if not types:
         # Raises the error that names run and remedy
         context.get_metadata(run_id, next(iter(context._plugin_class_registry)))
-    planned = _planned_end(context, run_id)
+    planned = planned_end(context, run_id)
     rows = []
     for data_type in types:
         metadata = context.get_metadata(run_id, data_type)
@@ -106,21 +101,6 @@ def _rows(context: strax.Context, run_id: str, silence: float | None) -> np.ndar
         bounds = (int(first[0]), int(last[-1])) if len(first) else (-1, -1)
         rows.append(algorithms.livetime_row(data_type, start, stop, dead, *bounds, is_known))
     return np.concatenate(rows) if rows else np.zeros(0, dtype=LIVETIME_DTYPE)
-
-
-def _planned_end(context: strax.Context, run_id: str) -> int | None:
-    """Return the end of a run by its document [ns since unix epoch]; None if it is not known."""
-    document = getattr(context, "run_documents", {}).get(run_id)
-    try:
-        if document is None:
-            document = context.run_metadata(run_id)
-        start, stop = rundoc.start_time(document), rundoc.end_time(document)
-    except (strax.RunMetadataNotAvailable, InvalidRunDocument):
-        return None
-    if stop is None:
-        return None
-    # Times of data count from the whole second in which the run began
-    return int(start.timestamp()) * 1_000_000_000 + round((stop - start).total_seconds() * 1e9)
 
 
 def cut_flow(
@@ -198,17 +178,14 @@ def trends(
 ) -> pd.DataFrame:
     """Return the rows of `amstrax trends` that the run database has, as of `trends_table`.
 
+    Raises RunDatabaseError if the run database cannot be read.
+
     Parameters
     ----------
     run_ids
         Names of runs; None: all.
     detector
         Detector of the runs; None: that of the context.
-
-    Raises
-    ------
-    RunDatabaseError
-        If the run database cannot be read.
     """
     return trends_table(_rows_of_trends(context, run_ids, detector))
 
@@ -257,6 +234,9 @@ def plot_trends(
 ) -> "Figure":
     """Draw rows of `amstrax trends` that the run database has against the start of the runs.
 
+    Raises InvalidOption (a ValueError) for an unknown quantity, and RunDatabaseError if the run
+    database cannot be read.
+
     Parameters
     ----------
     run_ids, detector
@@ -265,13 +245,6 @@ def plot_trends(
         As ``"s1_rate"``, ``"baseline"`` (all channels) or ``"baseline_0"``; None: all that exist.
     figure
         Draw into this figure; None: into a new one.
-
-    Raises
-    ------
-    InvalidOption
-        (a ValueError) for an unknown quantity.
-    RunDatabaseError
-        If the run database cannot be read.
     """
     wanted = None if quantities is None else strax.to_str_tuple(quantities)
     check_names(wanted or ())

@@ -114,15 +114,8 @@ def validation_report(
                 rows += numbers_of_sensor
         if parts.coincidences is not None:
             rows += _coincidence_numbers(matched, parts.coincidences)
-    numbers = as_numbers(rows)
-    return {
-        "format": FORMAT,
-        "n_truth": len(matched.truth),
-        "n_peaks": len(matched.peaks),
-        "n_events": len(matched.events) if conditions.has_events else None,
-        "numbers": numbers,
-        "poor": poor(numbers),
-        "unknown": unknown(numbers),
+    n_events = len(matched.events) if conditions.has_events else None
+    return _report(rows, len(matched.truth), len(matched.peaks), n_events) | {
         "rings": rings,
         "uniformity": uniformity,
         "kr_delays": kr_delays,
@@ -171,17 +164,19 @@ def led_report(
         rows.append((f"led_gain_{channel}", gain, "1", f"gain of {where}: found/true - 1"))
         text = f"photoelectrons of a flash in {where}: found/true - 1"
         rows.append((f"led_occupancy_{channel}", light, "1", text))
+    return _report(rows, len(truth), len(led), None) | {"by_size": {}, "matrix": {}}
+
+
+def _report(rows: list[Row], n_truth: int, n_peaks: int, n_events: int | None) -> dict[str, Any]:
     numbers = as_numbers(rows)
     return {
         "format": FORMAT,
-        "n_truth": len(truth),
-        "n_peaks": len(led),
-        "n_events": None,
+        "n_truth": n_truth,
+        "n_peaks": n_peaks,
+        "n_events": n_events,
         "numbers": numbers,
         "poor": poor(numbers),
         "unknown": unknown(numbers),
-        "by_size": {},
-        "matrix": {},
     }
 
 
@@ -192,10 +187,8 @@ def pile_up_numbers(reports: Mapping[float, Mapping[str, Any]]) -> dict[str, dic
         for name in PILE_UP:
             if name in report["numbers"]:
                 entry = report["numbers"][name]
-                found[f"pile_up_{name}_{rate:g}"] = {
-                    **entry,
-                    "text": f"at {rate:g} Hz: {entry['text']}",
-                }
+                text = f"at {rate:g} Hz: {entry['text']}"
+                found[f"pile_up_{name}_{rate:g}"] = {**entry, "text": text}
     return found
 
 
@@ -321,18 +314,17 @@ def _is_right_type(matched: Matched, kind: str) -> np.ndarray:
 
 
 def _signal_numbers(matched: Matched, kind: str) -> Iterator[Row]:
-    """Yield name, number, unit and text for all S1s or all S2s."""
+    """Yield numbers of all S1s or all S2s."""
     least = THRESHOLDS[kind]
     large = (matched.truth[f"{kind}_pe"] > least) & matched.is_one(kind)
-    n = int(large.sum())
     name = f"{kind.upper()}s above {least} PE"
     right = _is_right_type(matched, kind)
-    efficiency = statistics.fraction(int((right & large).sum()), n)
+    efficiency = statistics.share(right, large)
     yield f"{kind}_efficiency", efficiency, "1", f"{name} whose largest peak is an {kind.upper()}"
     whole = right & (np.abs(_ratio_of_largest(matched, kind) - 1) < WHOLE)
     text = f"{name} found as an {kind.upper()} with an area within {WHOLE:.0%} of the true one"
-    yield f"{kind}_whole", statistics.fraction(int((whole & large).sum()), n), "1", text
-    unknown = statistics.fraction(int((large & (matched.of_peaks[f"{kind}_type"] == 0)).sum()), n)
+    yield f"{kind}_whole", statistics.share(whole, large), "1", text
+    unknown = statistics.share(matched.of_peaks[f"{kind}_type"] == 0, large)
     yield f"{kind}_unknown", unknown, "1", f"{name} whose largest peak has no type"
     for outcome, text in (
         (Outcome.MISSED, "without a peak"),
@@ -340,8 +332,7 @@ def _signal_numbers(matched: Matched, kind: str) -> Iterator[Row]:
         (Outcome.SPLIT, "in several peaks"),
         (Outcome.MERGED, "that share their largest peak"),
     ):
-        count = int((large & (matched.of_peaks[f"{kind}_outcome"] == outcome)).sum())
-        fraction = statistics.fraction(count, n)
+        fraction = statistics.share(matched.of_peaks[f"{kind}_outcome"] == outcome, large)
         yield f"{kind}_{outcome.name.lower()}", fraction, "1", f"{name} {text}"
     ratio, saturated = area_ratio(matched, kind), _is_saturated(matched, kind)
     for suffix, which, text in (
@@ -354,7 +345,7 @@ def _signal_numbers(matched: Matched, kind: str) -> Iterator[Row]:
         yield f"{kind}_area_bias{suffix}", _bias(own), "1", f"{what}: median of found/true - 1"
         spread = statistics.spread(own)
         yield f"{kind}_area_resolution{suffix}", spread, "1", f"{what}: spread of found/true"
-    fraction = statistics.fraction(int((large & saturated).sum()), n)
+    fraction = statistics.share(saturated, large)
     yield f"{kind}_saturated", fraction, "1", f"{name} whose largest peak is saturated"
 
 
@@ -377,7 +368,7 @@ def line(truth: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _line_numbers(matched: Matched) -> Iterator[Row]:
-    """Yield name, number, unit and text for the full energy of a source."""
+    """Yield numbers of the full energy of a source."""
     on_line, energy = line(matched.truth)
     if np.isnan(energy):
         return
@@ -419,11 +410,11 @@ def _by_size(size: np.ndarray, found: np.ndarray, ratio: np.ndarray) -> dict[str
 
 
 def _event_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
-    """Yield name, number, unit and text for events as a whole."""
+    """Yield numbers of events as a whole."""
     truth, match_ = matched.truth, matched.of_events
     large = (truth["s1_pe"] > THRESHOLDS["s1"]) & (truth["s2_pe"] > THRESHOLDS["s2"])
     both = match_["s1_is_main"] & match_["s2_is_main"]
-    efficiency = statistics.fraction(int((large & both).sum()), int(large.sum()))
+    efficiency = statistics.share(both, large)
     name = f"events with S1 above {THRESHOLDS['s1']} PE and S2 above {THRESHOLDS['s2']} PE"
     yield "event_efficiency", efficiency, "1", f"{name} that are main S1 and main S2 of an event"
     n_in_event = int((match_["event"] != matching.NO_MATCH).sum())
@@ -446,12 +437,12 @@ def _event_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
         ("found", n_true > 1, "of several true events"),
         ("false", n_true == 1, "of one true event"),
     ):
-        fraction = statistics.fraction(int((flagged & own).sum()), int(own.sum()))
+        fraction = statistics.share(flagged, own)
         yield f"event_pile_up_{name}", fraction, "1", f"reconstructed events {text} with pile_up"
 
 
 def _stray_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
-    """Yield name, number, unit and text for peaks without a true signal."""
+    """Yield numbers of peaks without a true signal."""
     n_stray = int((matched.labels["kind"] == 0).sum())
     rate = _rate(n_stray, conditions)
     text = "peaks that hold no true S1 or S2: after-pulses, dark counts, noise"
@@ -503,9 +494,8 @@ def _poisson_merging(matched: Matched, conditions: Conditions) -> float:
 
 
 def _position_numbers(matched: Matched) -> Iterator[Row]:
-    """Yield name, number, unit and text for drift time and position."""
-    rows = np.flatnonzero(matched.clean)
-    truth, events = matched.truth[rows], matched.event_of(rows)
+    """Yield numbers of drift time and position."""
+    truth, events = matched.clean_rows()
     for field, unit in (("drift_time", "ns"), ("z", "mm"), ("x", "mm"), ("y", "mm")):
         text = field.replace("_", " ")
         off = events[field].astype(np.float64) - truth[field]
@@ -537,8 +527,7 @@ def _in_bins(value: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 def _rings(matched: Matched, conditions: Conditions) -> dict[str, list]:
     """Return ``rings`` of the report."""
-    rows = np.flatnonzero(matched.clean)
-    truth, events = matched.truth[rows], matched.event_of(rows)
+    truth, events = matched.clean_rows()
     edges, _ = _edges(conditions, matched.truth)
     r = np.hypot(truth["x"], truth["y"])
     off = np.hypot(events["x"], events["y"]).astype(np.float64) - r
@@ -560,7 +549,7 @@ def _rings(matched: Matched, conditions: Conditions) -> dict[str, list]:
 
 
 def _ring_numbers(rings: dict[str, list]) -> Iterator[Row]:
-    """Yield name, number, unit and text for positions in rings."""
+    """Yield numbers of positions in rings."""
     for i in range(N_RINGS):
         low, high = rings["edges"][i : i + 2]
         where = f"position, true r of {low:.1f} to {high:.1f} mm"
@@ -570,20 +559,19 @@ def _ring_numbers(rings: dict[str, list]) -> Iterator[Row]:
         yield f"ring_{i + 1}_bias", bias, "mm", f"{where}: median of found r - true r"
 
 
-def _per_quantum(matched: Matched) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return rows of clean events of truth, and their cs1 per photon and cs2 per electron."""
-    rows = np.flatnonzero(matched.clean)
-    truth, events = matched.truth[rows], matched.event_of(rows)
-    return rows, {
+def _per_quantum(matched: Matched) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Return clean truth and events, and their cs1 per photon and cs2 per electron."""
+    truth, events = matched.clean_rows()
+    per_quantum = {
         name: events[name] / np.where(truth[quanta] > 0, truth[quanta], np.nan)
         for name, quanta in (("cs1", "photons"), ("cs2", "electrons"))
     }
+    return truth, events, per_quantum
 
 
 def _uniformity(matched: Matched, conditions: Conditions) -> dict[str, Any]:
     """Return ``uniformity`` of the report: medians, errors and edges."""
-    rows, per_quantum = _per_quantum(matched)
-    truth = matched.truth[rows]
+    truth, _, per_quantum = _per_quantum(matched)
     rings, layers = _edges(conditions, matched.truth)
     ring = _in_bins(np.hypot(truth["x"], truth["y"]), rings)
     layer = _in_bins(-truth["z"], layers)
@@ -601,7 +589,7 @@ def _uniformity(matched: Matched, conditions: Conditions) -> dict[str, Any]:
 
 
 def _energy_numbers(matched: Matched, uniformity: dict[str, Any]) -> Iterator[Row]:
-    """Yield name, number, unit and text for uniformity and resolution of corrected areas."""
+    """Yield numbers of uniformity and resolution of corrected areas."""
     for name, quantum in (("cs1", "photon"), ("cs2", "electron")):
         median, error = (np.array(uniformity[f"{name}{suffix}"]) for suffix in ("", "_error"))
         used = np.isfinite(median)
@@ -613,11 +601,10 @@ def _energy_numbers(matched: Matched, uniformity: dict[str, Any]) -> Iterator[Ro
             number = Number(float(np.sqrt(max(square, 0))), float(spread_error))
         text = f"{name} per {quantum}: standard deviation over the volume, {used.sum()} bins"
         yield f"{name}_uniformity", number, "1", text
-    rows, per_quantum = _per_quantum(matched)
-    truth, events = matched.truth[rows], matched.event_of(rows)
+    truth, events, per_quantum = _per_quantum(matched)
     own, energy = line(truth)
     of = f"of {energy:g} keV" if np.isfinite(energy) else "of all energies"
-    quanta = np.zeros(len(rows))
+    quanta = np.zeros(len(truth))
     for name, ratio in per_quantum.items():
         quanta += events[name] / statistics.median(ratio[np.isfinite(ratio)]).value
     for name, found, text in (
@@ -634,22 +621,19 @@ def _energy_numbers(matched: Matched, uniformity: dict[str, Any]) -> Iterator[Ro
 
 
 def _apart_numbers(matched: Matched) -> Iterator[Row]:
-    """Yield name, number, unit and text for events with several S2s."""
+    """Yield numbers of events with several S2s."""
     large = matched.truth["s2_pe"] > THRESHOLDS["s2"]
     apart = large & matched.apart
     name = f"S2s more than {APART / 1000:g} us apart"
-    share = statistics.fraction(int(apart.sum()), int(large.sum()))
+    share = statistics.share(apart, large)
     yield "scatters", share, "1", f"events with {name}, which numbers on S2s leave out"
-    resolved = statistics.fraction(
-        int((apart & (matched.of_peaks["s2_n_peaks"] > 1)).sum()), int(apart.sum())
-    )
+    resolved = statistics.share(matched.of_peaks["s2_n_peaks"] > 1, apart)
     yield "scatters_resolved", resolved, "1", f"events with {name} that have several peaks there"
 
 
 def _pull_numbers(matched: Matched) -> Iterator[Row]:
-    """Yield name, number, unit and text for deviations of corrected areas over their errors."""
-    rows, per_quantum = _per_quantum(matched)
-    truth, events = matched.truth[rows], matched.event_of(rows)
+    """Yield numbers of deviations of corrected areas over their errors."""
+    truth, events, per_quantum = _per_quantum(matched)
     for name, quanta in (("cs1", "photons"), ("cs2", "electrons")):
         ratio = per_quantum[name]
         expected = statistics.median(ratio[np.isfinite(ratio)]).value * truth[quanta]
@@ -663,7 +647,7 @@ def _pull_numbers(matched: Matched) -> Iterator[Row]:
 
 
 def _scatter_numbers(matched: Matched, parts: Parts) -> Iterator[Row]:
-    """Yield name, number, unit and text for scatters, and the selection of single ones."""
+    """Yield numbers of scatters, and the selection of single ones."""
     true = true_scatters(parts.light)
     of = np.searchsorted(matched.truth["event_number"], true["event_number"])
     purity = NOTHING
@@ -680,8 +664,7 @@ def _scatter_numbers(matched: Matched, parts: Parts) -> Iterator[Row]:
         fraction = statistics.fraction(int(found.sum()), len(true))
         yield "scatters_efficiency", fraction, "1", f"true {name} in event_scatters"
         yield "scatters_purity", purity, "1", "rows of event_scatters that are a true scatter"
-        several = n_true > 1
-        fraction = statistics.fraction(int((n_found == n_true)[several].sum()), int(several.sum()))
+        fraction = statistics.share(n_found == n_true, n_true > 1)
         text = f"true events of several {name} with all of them in event_scatters"
         yield "scatters_complete", fraction, "1", text
     rows = np.flatnonzero(matched.clean)
@@ -694,7 +677,7 @@ def _scatter_numbers(matched: Matched, parts: Parts) -> Iterator[Row]:
         ("single_kept", n_true[rows] == 1, "one scatter"),
         ("multiple_kept", n_true[rows] > 1, "several scatters"),
     ):
-        fraction = statistics.fraction(int((selected & own).sum()), int(own.sum()))
+        fraction = statistics.share(selected, own)
         yield f"scatters_{suffix}", fraction, "1", f"true events of {what} found with {text}"
 
 
@@ -719,7 +702,7 @@ def _found_scatters(
 
 
 def _composition_numbers(matched: Matched, parts: Parts, conditions: Conditions) -> Iterator[Row]:
-    """Yield name, number, unit and text for what peaks are made of."""
+    """Yield numbers of what peaks are made of."""
     made_of = parts.made_of
     row = np.searchsorted(matched.truth["event_number"], made_of["event_number"])
     for i, kind in enumerate(KINDS):
@@ -731,8 +714,7 @@ def _composition_numbers(matched: Matched, parts: Parts, conditions: Conditions)
             ("purity", "impure", "of which more than a tenth is something else"),
             ("completeness", "incomplete", "that hold less than nine tenths of it"),
         ):
-            n = int((made_of[field][large] < _GOOD_SHARE).sum())
-            fraction = statistics.fraction(n, int(large.sum()))
+            fraction = statistics.share(made_of[field] < _GOOD_SHARE, large)
             yield f"peaks_{kind}_{suffix}", fraction, "1", f"{name} {text}"
     for origin, text in (
         (-1, "no photoelectrons at all, of noise"),
@@ -763,22 +745,17 @@ def _double_s1s(matched: Matched, parts: Parts) -> tuple[dict[str, list], list[R
     unknown = event[(type_ == 0) & (event < n)]
     n_unknown = np.bincount(unknown, minlength=n)[second["event_number"]]
     outcomes = {
-        "two": n_typed >= 2,
-        "one": (n_typed == 1) & (n_unknown == 0),
-        "unknown": (n_typed < 2) & (n_unknown > 0),
+        "two": (n_typed >= 2, "as two S1s"),
+        "one": ((n_typed == 1) & (n_unknown == 0), "as one S1"),
+        "unknown": ((n_typed < 2) & (n_unknown > 0), "with a peak of no type, and no two S1s"),
     }
     bin_of = _in_bins(delay, np.array(KR_DELAYS))
     table = {"edges": list(KR_DELAYS)}
     table["n"] = np.bincount(bin_of, minlength=len(KR_DELAYS) - 1).tolist()
     rows: list[Row] = []
-    for name, text in (
-        ("two", "as two S1s"),
-        ("one", "as one S1"),
-        ("unknown", "with a peak of no type, and no two S1s"),
-    ):
-        counts = np.bincount(bin_of[outcomes[name]], minlength=len(KR_DELAYS) - 1)
-        table[name] = counts.tolist()
-        fraction = statistics.fraction(int(outcomes[name].sum()), len(second))
+    for name, (which, text) in outcomes.items():
+        table[name] = np.bincount(bin_of[which], minlength=len(KR_DELAYS) - 1).tolist()
+        fraction = statistics.fraction(int(which.sum()), len(second))
         rows.append((f"kr_{name}", fraction, "1", f"S1 pairs of Kr-83m found {text}"))
     return table, rows
 
@@ -808,7 +785,7 @@ def _sensor(
     large = size > least
     name = {"sipm": "signals in the SiPM", "external": "deposits in the NaI detector"}[prefix]
     name += f" above {least:g} {unit}"
-    efficiency = statistics.fraction(int((large & is_found).sum()), int(large.sum()))
+    efficiency = statistics.share(is_found, large)
     own = ratio[n_pe > least]
     columns = _by_size(size, is_found, np.full(len(size), np.nan))
     return columns, [
@@ -819,16 +796,16 @@ def _sensor(
 
 
 def _coincidence_numbers(matched: Matched, coincidences: np.ndarray) -> Iterator[Row]:
-    """Yield name, number, unit and text for coincidences with the NaI detector."""
+    """Yield numbers of coincidences with the NaI detector."""
     rows = np.flatnonzero(matched.clean)
     energy = matched.truth["external_energy"][rows]
     is_coinc = coincidences["is_coinc"][matched.of_events["event"][rows]].astype(bool)
     low, high = COINCIDENT
     pair, alone = (energy > low) & (energy < high), energy == 0
-    found = statistics.fraction(int((is_coinc & pair).sum()), int(pair.sum()))
+    found = statistics.share(is_coinc, pair)
     text = f"events with {low:g} to {high:g} keV in the NaI detector found as coincidences"
     yield "coincidence_efficiency", found, "1", text
-    false = statistics.fraction(int((is_coinc & alone).sum()), int(alone.sum()))
+    false = statistics.share(is_coinc, alone)
     yield "coincidence_false", false, "1", "events without energy there found as coincidences"
 
 
@@ -872,7 +849,7 @@ def _change_over_drift(drift_time: np.ndarray, cs2: np.ndarray) -> Number:
 
 
 def _lifetime_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
-    """Yield name, number, unit and text for the electron lifetime."""
+    """Yield numbers of the electron lifetime."""
     own, energy = line(matched.truth)
     of = f"of {energy:g} keV" if np.isfinite(energy) else "of all energies"
     drift_time, _, per_electron = lifetime_points(matched)

@@ -7,7 +7,6 @@ import numpy as np
 from amstrax.exceptions import InvalidOption
 from amstrax.simulation import matching
 from amstrax.simulation.light import Origin
-from amstrax.simulation.matching import KINDS
 from amstrax.simulation.parts import Sensor
 
 #: S2s of an event whose mean times differ by more are not one signal [ns]; those with less than
@@ -69,6 +68,11 @@ class Matched(NamedTuple):
         is_alone = (match["n_truth"] == 1) & ~self.apart
         return is_alone & match["s1_is_main"] & match["s2_is_main"]
 
+    def clean_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the `clean` rows of truth, and the event of each."""
+        rows = np.flatnonzero(self.clean)
+        return self.truth[rows], self.event_of(rows)
+
     def is_one(self, kind: str) -> np.ndarray:
         """Return whether all light of the s1 or s2 of each row of truth is one signal."""
         return ~self.apart if kind == "s2" else np.ones(len(self.truth), dtype=bool)
@@ -78,22 +82,13 @@ class Matched(NamedTuple):
         return self.events[self.of_events["event"][rows]]
 
 
+_EVENT_TIMES = [
+    f"{prefix}{edge}"
+    for prefix in ("", "s1_", "s2_", "alt_s1_", "alt_s2_")
+    for edge in ("time", "endtime")
+]
 #: Events of contexts that make none
-NO_EVENTS = np.zeros(
-    0,
-    dtype=[
-        (name, np.int64)
-        for name in (
-            *("time", "endtime"),
-            *(
-                f"{prefix}{kind}_{edge}"
-                for prefix in ("", "alt_")
-                for kind in KINDS
-                for edge in ("time", "endtime")
-            ),
-        )
-    ],
-)
+NO_EVENTS = np.zeros(0, dtype=[(name, np.int64) for name in _EVENT_TIMES])
 
 
 def with_true_types(peaks: np.ndarray, truth: np.ndarray, gain: float) -> np.ndarray:

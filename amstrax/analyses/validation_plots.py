@@ -152,24 +152,21 @@ def plot_uniformity(report: dict[str, Any], name: str, axes: Axes) -> None:
 def plot_kr_delays(report: dict[str, Any], axes: Axes) -> None:
     """Draw what the two S1s of Kr-83m were found as, against their delay."""
     table = report["kr_delays"]
-    edges, n = np.array(table["edges"]), np.array(table["n"])
-    for name, color, marker in (
-        ("two", style.BLUE, "o"),
-        ("one", style.GREEN, "s"),
-        ("unknown", style.VERMILLION, "^"),
+    edges = np.array(table["edges"])
+    for name, color, marker, label in (
+        ("two", style.BLUE, "o", "two S1s"),
+        ("one", style.GREEN, "s", "one S1"),
+        ("unknown", style.VERMILLION, "^", "no type"),
     ):
-        found = np.array(table[name])
-        low, high = statistics.fraction_interval(found, n)
-        value = found / np.maximum(n, 1)
-        shown = n > 0
+        shown, value, error = _fractions(table[name], table["n"])
         axes.errorbar(
             ((edges[1:] + edges[:-1]) / 2)[shown],
-            100 * value[shown],
+            value,
             xerr=np.diff(edges)[shown] / 2,
-            yerr=100 * np.array([value - low, high - value])[:, shown],
+            yerr=error,
             fmt=marker,
             color=color,
-            label={"two": "two S1s", "one": "one S1", "unknown": "no type"}[name],
+            label=label,
         )
     axes.set(xlabel="true delay [ns]", ylabel="found as [%]", title="S1 pairs of Kr-83m")
     axes.legend()
@@ -178,25 +175,18 @@ def plot_kr_delays(report: dict[str, Any], axes: Axes) -> None:
 def plot_sensor(report: dict[str, Any], sensor: str, axes: Axes) -> None:
     """Draw the efficiency of ``sipm`` or ``external``, against photoelectrons or energy."""
     data = report["by_size"][sensor]
-    n, found = np.array(data["n"]), np.array(data["n_found"])
-    edges, shown = np.array(data["edges"]), n > 0
+    shown, value, error = _fractions(data["n_found"], data["n"])
     if not shown.any():
-        return style.note(axes, "no signals")
-    low, high = statistics.fraction_interval(found, n)
-    value = found / np.maximum(n, 1)
-    axes.errorbar(
-        np.sqrt(edges[1:] * edges[:-1])[shown],
-        100 * value[shown],
-        yerr=100 * np.array([value - low, high - value])[:, shown],
-        fmt="o",
-        color=style.BLUE,
-    )
+        style.note(axes, "no signals")
+        return
+    edges = np.array(data["edges"])
+    center = np.sqrt(edges[1:] * edges[:-1])[shown]
+    axes.errorbar(center, value, yerr=error, fmt="o", color=style.BLUE)
     title, label = {
         "sipm": ("SiPM", "true photoelectrons [PE]"),
         "external": ("NaI detector", "true energy [keV]"),
     }[sensor]
     axes.set(xscale="log", ylim=(-3, 108), xlabel=label, ylabel="in a peak [%]", title=title)
-    return None
 
 
 def plot_pile_up(report: dict[str, Any], axes: Axes) -> None:
@@ -232,9 +222,8 @@ def plot_area(report: dict[str, Any], what: str, axes: Axes) -> None:
     for kind in KINDS:
         data = report["by_size"][kind]
         shown = np.array(data["n_area"]) >= _LEAST_IN_BIN
-        _draw_by_size(
-            axes, kind, data, shown, np.array(data[what]), np.array(data[f"{what}_error"])
-        )
+        value, error = (100 * np.array(data[name])[shown] for name in (what, f"{what}_error"))
+        _draw_by_size(axes, kind, data, shown, value, error)
     _label_size(axes)
     if what == "bias":
         axes.axhline(0, color=style.GREY, lw=0.8, zorder=0)
@@ -250,11 +239,18 @@ def _draw_fractions(report: dict[str, Any], field: str, axes: Axes) -> None:
     """Draw the fraction of signals that `field` counts, against their photoelectrons."""
     for kind in KINDS:
         data = report["by_size"][kind]
-        n, counted = np.array(data["n"]), np.array(data[field])
-        low, high = statistics.fraction_interval(counted, n)
-        value = counted / np.maximum(n, 1)
-        _draw_by_size(axes, kind, data, n > 0, value, np.array([value - low, high - value]))
+        _draw_by_size(axes, kind, data, *_fractions(data[field], data["n"]))
     _label_size(axes)
+
+
+def _fractions(counted: list[int], n: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which bins have entries, and fractions and their errors in these [%]."""
+    counts, total = np.array(counted), np.array(n)
+    shown = total > 0
+    counts, total = counts[shown], total[shown]
+    low, high = statistics.fraction_interval(counts, total)
+    value = counts / total
+    return shown, 100 * value, 100 * np.array([value - low, high - value])
 
 
 def _draw_by_size(
@@ -265,7 +261,7 @@ def _draw_by_size(
     value: np.ndarray,
     error: np.ndarray,
 ) -> None:
-    """Draw values with errors in percent in the shown bins of photoelectrons."""
+    """Draw values with errors [%] of the shown bins of photoelectrons."""
     if not shown.any():
         return
     edges = np.array(data["edges"])
@@ -273,9 +269,9 @@ def _draw_by_size(
     width = np.array([center - edges[:-1], edges[1:] - center])
     axes.errorbar(
         center[shown],
-        100 * value[shown],
+        value,
         xerr=width[:, shown],
-        yerr=100 * error[..., shown],
+        yerr=error,
         fmt=_MARKERS[kind],
         ms=4,
         color=_COLORS[kind],
@@ -293,12 +289,13 @@ def _label_size(axes: Axes) -> None:
 
 def plot_drift_time_error(matched: Matched, axes: Axes) -> None:
     """Draw the distribution of errors of drift times."""
-    truth, events = _clean(matched)
+    truth, events = matched.clean_rows()
     off = events["drift_time"] - truth["drift_time"]
     off = off[np.isfinite(off)]
     axes.set(xlabel="drift time, found - true [ns]", ylabel="events", title="Drift time")
     if not len(off):
-        return style.note(axes, "no events")
+        style.note(axes, "no events")
+        return
     middle, width = statistics.median(off).value, statistics.spread(off).value
     # Center times are whole ns: other widths of bins would show a comb
     width_of_bin = max(1, round(np.nan_to_num(width) / 5))
@@ -309,31 +306,31 @@ def plot_drift_time_error(matched: Matched, axes: Axes) -> None:
     axes.axvline(0, color=style.GREY, lw=0.8)
     text = f"median {middle:.1f} ns\nspread {width:.1f} ns\noff scale: in\nthe outer bins"
     axes.text(0.03, 0.95, text, transform=axes.transAxes, va="top")
-    return None
 
 
 def plot_depth_error(matched: Matched, axes: Axes) -> None:
     """Draw errors of z against z."""
-    truth, events = _clean(matched)
+    truth, events = matched.clean_rows()
     off = events["z"] - truth["z"]
     axes.set(xlabel="true z [mm]", ylabel="z, found - true [mm]", title="Depth")
     if not len(off):
-        return style.note(axes, "no events")
+        style.note(axes, "no events")
+        return
     axes.plot(truth["z"], off, ".", ms=3, color=style.BLUE, alpha=0.4, rasterized=True)
     width = statistics.spread(off[np.isfinite(off)]).value
     middle = float(np.nanmedian(off))
     reach = max(8 * np.nan_to_num(width), 0.1)
     axes.set_ylim(min(middle - reach, -reach / 4), max(middle + reach, reach / 4))
     axes.axhline(0, color=style.GREY, lw=0.8)
-    return None
 
 
 def plot_position_error(matched: Matched, axes: Axes) -> None:
     """Draw found against true x and y."""
-    truth, events = _clean(matched)
+    truth, events = matched.clean_rows()
     axes.set(xlabel="true x or y [mm]", ylabel="found x or y [mm]", title="Position")
     if not len(truth):
-        return style.note(axes, "no events")
+        style.note(axes, "no events")
+        return
     for field, color in (("x", style.BLUE), ("y", style.VERMILLION)):
         axes.plot(
             truth[field], events[field], ".", ms=3, alpha=0.4, color=color, label=field,
@@ -343,7 +340,6 @@ def plot_position_error(matched: Matched, axes: Axes) -> None:
     axes.plot([-reach, reach], [-reach, reach], color=style.BLACK, lw=0.8)
     axes.set(xlim=(-reach, reach), ylim=(-1.3 * reach, 1.3 * reach))
     axes.legend(markerscale=3)
-    return None
 
 
 def plot_matrix(report: dict[str, Any], axes: Axes) -> None:
@@ -393,7 +389,8 @@ def plot_lifetime(matched: Matched, report: dict[str, Any], axes: Axes) -> None:
         xlabel="drift time [µs]", ylabel="cS2 / true electrons [PE]", title="Electron lifetime"
     )
     if not len(drift_time):
-        return style.note(axes, "no events")
+        style.note(axes, "no events")
+        return
     axes.plot(
         drift_time / 1000, per_electron, ".", ms=3, color=style.BLUE, alpha=0.4, rasterized=True
     )
@@ -413,9 +410,3 @@ def plot_lifetime(matched: Matched, report: dict[str, Any], axes: Axes) -> None:
             found = "not found, cS2 does not fall with drift time"
         lines.append(f"{text}: {found}")
     axes.text(0.03, 0.97, "\n".join(lines), transform=axes.transAxes, va="top", size="small")
-    return None
-
-
-def _clean(matched: Matched) -> tuple[np.ndarray, np.ndarray]:
-    rows = np.flatnonzero(matched.clean)
-    return matched.truth[rows], matched.event_of(rows)

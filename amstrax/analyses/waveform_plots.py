@@ -48,8 +48,7 @@ def plot_peaks(
     start, (time, name) = start_and_unit(peaks, start)
     axes.set(xlabel=f"Time [{name}]", ylabel=f"Light [{light_unit(unit)}]")
     if not len(peaks):
-        style.note(axes, empty)
-        return style.figure_of(axes)
+        return style.note(axes, empty)
     for kind in np.unique(types):
         waveforms = zip(*peak_waveforms(peaks[types == kind], start), strict=True)
         polygons = [np.column_stack([times / time, heights]) for times, heights in waveforms]
@@ -102,8 +101,7 @@ def plot_records(
     start, (unit, name) = start_and_unit(records, start)
     axes.set(xlabel=f"Time [{name}]", ylabel="Height [ADC counts]")
     if not len(records):
-        style.note(axes, empty)
-        return style.figure_of(axes)
+        return style.note(axes, empty)
     for channel in np.unique(records["channel"]):
         lines = []
         for record in records[records["channel"] == channel]:
@@ -144,8 +142,7 @@ def plot_matrix(
     axes.set_yticks(np.arange(len(channels)), [str(channel) for channel in channels])
     if not np.any(matrix):
         axes.set_ylim(-0.5, max(len(channels), 1) - 0.5)
-        style.note(axes, empty)
-        return style.figure_of(axes)
+        return style.note(axes, empty)
     largest = float(np.abs(matrix).max())
     image = axes.pcolormesh(
         (times - times[0]) * (1e9 / unit_ns),

@@ -61,8 +61,8 @@ def new_figure(
     return figure
 
 
-def note(figure: Any, text: str) -> None:
-    """Write into the middle of a figure, such as why it is empty."""
+def note(figure: Any, text: str) -> Any:
+    """Write into the middle of a figure, such as why it is empty, and return it."""
     if figure.frame_width:
         x, y = figure.frame_width // 2, figure.frame_height // 2
     else:  # Axes and title take some of it
@@ -71,6 +71,7 @@ def note(figure: Any, text: str) -> None:
     figure.add_layout(
         bokeh().models.Label(x=x, y=y, x_units="screen", y_units="screen", text=text, **look)
     )
+    return figure
 
 
 def add_hover(figure: Any, glyph: Any, *tooltips: tuple[str, str]) -> None:

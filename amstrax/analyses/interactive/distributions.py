@@ -304,8 +304,7 @@ def density(
         **options,
     )
     if not counts.counts.any():
-        _bokeh.note(figure, "nothing to show")
-        return figure
+        return _bokeh.note(figure, "nothing to show")
     mapper = models.LogColorMapper(
         "Viridis256", low=1, high=max(int(counts.counts.max()), 2), low_color="rgba(0, 0, 0, 0)"
     )
@@ -408,8 +407,7 @@ def led_spectrum(
     title = {"area": "LED spectrum"}.get(column, "Heights of pulses")
     figure = _histogram_figure(title, _label(column, source), False, log, source, options)
     if not len(values):
-        _bokeh.note(figure, "nothing to show")
-        return figure
+        return _bokeh.note(figure, "nothing to show")
     limits = tuple(np.percentile(values, (0.1, 99.9)))
     for number in numbers if channels is None else channels:
         color, only = style.channel_color(number), ("channel", int(number))
@@ -519,8 +517,7 @@ def rates(
     )
     shown = {name: rate for name, rate in series.items() if rate.counts.any()}
     if not shown:
-        _bokeh.note(figure, "nothing to show")
-        return figure
+        return _bokeh.note(figure, "nothing to show")
     by_type = dict(zip(style.TYPE_NAMES, style.TYPE_COLORS, strict=True))
     spare = itertools.cycle(
         color for color in style.CHANNEL_COLORS if color not in style.TYPE_COLORS
@@ -580,7 +577,7 @@ def comparison(
         _bokeh.add_line(below, 1.0, "width")
         first = next(iter(runs.values()))
         for i, (name, of_run) in enumerate(runs.items()):
-            color = style.CHANNEL_COLORS[i % len(style.CHANNEL_COLORS)]
+            color = style.channel_color(i)
             edges = np.repeat(of_run.edges, 2)
             heights = np.concatenate([[0], np.repeat(of_run.counts, 2), [0]])
             above.line(edges, heights, color=color, line_width=1.5, legend_label=name)

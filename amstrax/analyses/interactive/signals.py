@@ -59,8 +59,7 @@ def waveforms(
         **options,
     )
     if not len(peaks):
-        _bokeh.note(figure, "no peaks")
-        return figure
+        return _bokeh.note(figure, "no peaks")
     models = _bokeh.bokeh().models
     for kind in np.unique(types):
         of_kind = peaks[types == kind]
@@ -111,8 +110,7 @@ def channels(
         title, f"Time [{unit[1]}]", "Height [ADC counts]", tools=_TOOLS, **options
     )
     if not len(records):
-        _bokeh.note(figure, "no records")
-        return figure
+        return _bokeh.note(figure, "no records")
     for channel in np.unique(records["channel"]):
         lines_x, lines_y = [], []
         for record in records[records["channel"] == channel]:
@@ -138,7 +136,7 @@ def waveform_display(
     width: int = 900,
     area_unit: str = PE,
 ) -> Any:
-    """Return peaks above the records of the same time; both move together.
+    """Return peaks above the records of the same time, a Bokeh layout; both move together.
 
     Parameters
     ----------
@@ -150,10 +148,6 @@ def waveform_display(
         Show the largest so many peaks, and the first so many records.
     width
         Width of the layout [pixels].
-
-    Returns
-    -------
-    A Bokeh layout.
     """
     both = [rows for rows in (records, peaks) if rows is not None and len(rows)]
     span = max((int(strax.endtime(rows).max()) - start for rows in both), default=0)
@@ -184,7 +178,7 @@ def event(
     width: int = 900,
     area_unit: str = PE,
 ) -> Any:
-    """Return one event: its peaks, main S1 and S2, area per channel, and hit pattern.
+    """Return one event, a Bokeh layout: its peaks, main S1 and S2, channels, and hit pattern.
 
     Parameters
     ----------
@@ -198,10 +192,6 @@ def event(
         Of the hit pattern [mm].
     width
         Width of the layout [pixels].
-
-    Returns
-    -------
-    A Bokeh layout.
     """
     layouts = _bokeh.bokeh().layouts
     rows = []
@@ -238,8 +228,7 @@ def _signal(row: np.void, prefix: str, width: int, area_unit: str) -> Any:
         height=230,
     )
     if not np.isfinite(area):
-        _bokeh.note(figure, "none")
-        return figure
+        return _bokeh.note(figure, "none")
     times, heights = outline(row[f"{prefix}_data"], length, dt)
     figure.patch(times / unit[0], heights, color=TYPE_COLORS[kind], fill_alpha=0.4)
     return figure
@@ -284,8 +273,7 @@ def _hit_pattern(
     # Of all ranges, Bokeh keeps the aspect only of those that follow points
     figure.scatter([-reach, reach], [-reach, reach], alpha=0)
     if not np.isfinite(row["s2_area"]) or not len(top_channels):
-        _bokeh.note(figure, "no S2")
-        return figure
+        return _bokeh.note(figure, "no S2")
     area = np.array([float(row["s2_area_per_channel"][channel]) for channel in top_channels])
     share = np.clip(area / max(area.max(), 1.0), 0, 1)
     span = 90 if len(top_channels) > 1 else 360
