@@ -4,6 +4,7 @@ Exit status: 0, 1 on failure or, of ``run``, when runs have failed, 2 on wrong u
 """
 
 import argparse
+import contextlib
 import csv
 import io
 import logging
@@ -133,6 +134,9 @@ def main(args: argparse.Namespace) -> int:
         )
     if args.command == "run":
         failed: list[str] = []
+        log_name = None
+        with contextlib.suppress(UsageError):  # Which `run` raises
+            log_name = f"campaign_{campaigns.check_name(args.name)}"
         status = base.run_tool(
             args,
             log,
@@ -140,7 +144,7 @@ def main(args: argparse.Namespace) -> int:
             f"campaign {args.name}",
             args.log_folder,
             "--log_folder",
-            f"campaign_{campaigns.check_name(args.name)}" if _is_valid(args.name) else None,
+            log_name,
         )
         return status or bool(failed)
     from pymongo.errors import PyMongoError
@@ -153,14 +157,6 @@ def main(args: argparse.Namespace) -> int:
             _COMMANDS[args.command or "status"](collection, args)
 
     return base.run_subcommand(args, log, work, (AmstraxError, OSError, PyMongoError))
-
-
-def _is_valid(name: str) -> bool:
-    try:
-        campaigns.check_name(name)
-    except UsageError:
-        return False
-    return True
 
 
 def plan(args: argparse.Namespace, stop: Stop) -> str:
@@ -230,14 +226,11 @@ def list_campaigns() -> None:
     for document in campaigns.find_all(collection):
         time = documents.utc_time_of(document, "time")
         runs = document.get("runs")
-        rows.append(
-            (
-                *(str(document.get("name")), f"{time:%Y-%m-%d %H:%M}" if time else "?"),
-                *(str(document.get("user") or "?"), str(document.get("detector"))),
-                str(len(runs) if isinstance(runs, list) else "?"),
-                *(str(document.get("state")), campaigns.holder(document, now)),
-            )
-        )
+        planned = f"{time:%Y-%m-%d %H:%M}" if time else "?"
+        n_runs = len(runs) if isinstance(runs, list) else "?"
+        name, user = document.get("name"), document.get("user") or "?"
+        cells = (name, planned, user, document.get("detector"), n_runs, document.get("state"))
+        rows.append((*map(str, cells), campaigns.holder(document, now)))
     print(base.format_table(rows))
 
 
@@ -305,8 +298,7 @@ def report(collection: Any, args: argparse.Namespace) -> None:
     if args.output is not None:
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        header = ["run", "state", "input_mb", "seconds", "failures", "end", "reason"]
-        table.writerow(header)
+        table.writerow(["run", "state", "input_mb", "seconds", "failures", "end", "reason"])
         for row in rows:
             end = row.end.astimezone(UTC).isoformat() if row.end else ""
             seconds = "" if row.seconds is None else f"{row.seconds:.3f}"
@@ -314,11 +306,8 @@ def report(collection: Any, args: argparse.Namespace) -> None:
         _write(args.output, text.getvalue())
         log.info("%d runs written to %s", len(rows), args.output)
     else:
-        lines: list[tuple[str, ...]] = [
-            ("run", "state", "MB", "s", "MB/s", "failures", "end (UTC)", "reason")
-        ]
-        lines += [_cells(row) for row in rows]
-        print(base.format_table(lines))
+        header = ("run", "state", "MB", "s", "MB/s", "failures", "end (UTC)", "reason")
+        print(base.format_table([header, *map(_cells, rows)]))
     print(campaign_loop.totals(campaign, all_rows))
 
 

@@ -488,12 +488,7 @@ class ActionsPanel:
         self._on_submit(True)
 
     def _on_follow(self) -> None:
-        try:
-            request = self._request()
-        except Exception as error:
-            self._show([], describe(error))
-            return
-        self._act(lambda run_ids: follow(self._page, run_ids, request))
+        self._act(lambda run_ids: follow(self._page, run_ids, self._request()))
 
     def _on_export(self) -> None:
         site = self._page.site

@@ -155,6 +155,14 @@ class Page:
         """Return an argument of the address."""
         return self.arguments.get(name, [default])[-1]
 
+    def text_input(self, name: str, *args: Any, **properties: Any) -> TextInput:
+        """Return a text field, see `text_input`, with the argument of this name."""
+        return text_input(name, *args, value=self.argument(name).strip(), **properties)
+
+    def runs_input(self, title: str, change: Callable[[], None]) -> TextInput:
+        """Return a text field for runs, with the argument ``runs``."""
+        return self.text_input("runs", title, change, 320, placeholder="6724, 6730-6735")
+
     def number(self, name: str) -> int | None:
         """Return an argument of the address as an integer >= 0, None if it is something else."""
         value = self.argument(name)

@@ -9,7 +9,7 @@ from bokeh.models import TextInput
 from amstrax.auto_processing.loop import is_switched_on, read_status
 from amstrax.dashboard import actions, render, run_overview
 from amstrax.dashboard.live_progress import LogPart
-from amstrax.dashboard.page import Page, button, describe, select, text_input, wrapped
+from amstrax.dashboard.page import Page, button, describe, select, wrapped
 from amstrax.exceptions import UsageError
 from amstrax.rundb import documents
 
@@ -46,14 +46,8 @@ class ProcessingPage(Page):
             lambda: self._load_runs(again=True),
             given if given in documents.STATES else "failed",
         )
-        self._runs = text_input(
-            "runs",
-            "Runs to act on (numbers, or choose below)",
-            self._runs_changed,
-            320,
-            value=self.argument("runs"),
-            placeholder="6724, 6730-6735",
-        )
+        title = "Runs to act on (numbers, or choose below)"
+        self._runs = self.runs_input(title, self._runs_changed)
         # Set by page.html when the check box of a run is clicked
         self._toggled = TextInput(visible=False, name="toggled")
         self._toggled.on_change("value", lambda attr, old, new: self._toggle(new))

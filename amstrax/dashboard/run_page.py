@@ -120,13 +120,9 @@ class RunPage(OfRun):
             self.argument("context"),
             180,
         )
-        self._version = text_input(
-            "version",
-            "Corrections version",
-            self._load_data,
-            180,
-            value=self.argument("version"),
-            placeholder=self.site.corrections_version or "none",
+        usual = self.site.corrections_version or "none"
+        self._version = self.text_input(
+            "version", "Corrections version", self._load_data, 180, placeholder=usual
         )
         self._live = LivePart(self, self.run_id, self._follow_soon)
         self._log = LogPart(self, lambda: self.run_id)

@@ -37,6 +37,8 @@ from amstrax.rundb import connection, documents, transfer
 #: Rows of the table
 ROWS = 50
 
+#: What the search finds words in
+_TEXTS = "number, mode, user, tag, comment"
 #: Choice of a filter that is not applied
 _ANY = "any"
 
@@ -198,10 +200,6 @@ class RunsPage(Page):
             pairs = [(value, render.state(value)) for value in values]
             return select(name, title, pairs, change, given, 140)
 
-        def text(name: str, title: str, width: int, placeholder: str = "") -> Any:
-            value = self.argument(name)
-            return text_input(name, title, change, width, value=value, placeholder=placeholder)
-
         def day(name: str, title: str) -> DatePicker:
             try:
                 value = _date(self.argument(name))
@@ -213,9 +211,9 @@ class RunsPage(Page):
             return picker
 
         self._filters: dict[str, Any] = {
-            "text": text("text", "Search", 250, "number, mode, user, tag, comment"),
-            "first": text("first", "From run", 95),
-            "last": text("last", "To run", 95),
+            "text": self.text_input("text", "Search", change, 250, placeholder=_TEXTS),
+            "first": self.text_input("first", "From run", change, 95),
+            "last": self.text_input("last", "To run", change, 95),
             "since": day("since", "Begun from (UTC)"),
             "until": day("until", "Begun until (UTC)"),
             "status": choice("status", "Status", documents.STATES),

@@ -113,7 +113,9 @@ class SocketHandler(WSHandler):
         """Open the websocket, or answer that it is forbidden, which is logged as one line."""
         if self.current_user is None:
             self.set_status(403)
-            self.finish()
+            await self.finish()
+            # What asks for a websocket sends no other request
+            self.request.connection.close()
             return
         await super().get(*args, **kwargs)
 

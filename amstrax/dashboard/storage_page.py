@@ -3,7 +3,7 @@
 from typing import Any
 
 from amstrax.dashboard import actions, render
-from amstrax.dashboard.page import Page, set_text, text_input, wrapped
+from amstrax.dashboard.page import Page, set_text, wrapped
 from amstrax.exceptions import UsageError
 from amstrax.rundb.stored import Storage
 
@@ -19,14 +19,7 @@ class StoragePage(Page):
     def __init__(self, *args: Any):
         super().__init__(*args)
         self._found: Storage | None = None
-        self._runs = text_input(
-            "runs",
-            "Runs (numbers; empty: the largest)",
-            self._show_runs,
-            320,
-            value=self.argument("runs"),
-            placeholder="6724, 6730-6735",
-        )
+        self._runs = self.runs_input("Runs (numbers; empty: the largest)", self._show_runs)
         self._sums = self.html("<p>Looking at all data …</p>", name="storage")
         self._of_runs = self.html("", name="of_runs")
         self._old = self.html("", name="old")

@@ -11,7 +11,7 @@ from bokeh.plotting import figure
 from amstrax.analyses import style, tables
 from amstrax.calibration.trends import CHANNEL_QUANTITIES, QUANTITIES, quantity_of, unit_of
 from amstrax.dashboard import figures, render
-from amstrax.dashboard.page import Page, select, text_input, wrapped
+from amstrax.dashboard.page import Page, select, wrapped
 from amstrax.rundb import connection, documents
 
 #: Choices of days to look back
@@ -38,13 +38,8 @@ class LogPage(Page):
     def __init__(self, *args: Any):
         super().__init__(*args)
         self._days = select("days", "Days", _DAYS, self._refresh, self.argument("days", "7"), 100)
-        self._words = text_input(
-            "text",
-            "Search",
-            self._refresh,
-            250,
-            value=self.argument("text"),
-            placeholder="user, text",
+        self._words = self.text_input(
+            "text", "Search", self._refresh, 250, placeholder="user, text"
         )
         self._table = self.html("<p>Loading …</p>", name="entries")
         self.show(wrapped(self._days, self._words), self._table)
