@@ -273,7 +273,8 @@ def do_all(collection, document):
     ):
         assert outcome(read, document) is not None
     data = dict.fromkeys(("raw_records", "event_info", "led_calibration"), "")
-    assert runs_page._columns([transfer.summary(document)], [data])
+    for column in runs_page._COLUMNS:
+        assert isinstance(column.value(transfer.summary(document), data), str)
     about = run_overview.without_secrets(document)
     assert render.html(
         "about.html",
