@@ -60,7 +60,7 @@ def reads_all_fields(parent, seen):
 
 
 def test_plugins_that_take_only_some_fields():
-    assert len(NARROW) == 10 and len(NARROW_2_2) == 2
+    assert len(NARROW) == 9 and len(NARROW_2_2) == 2
     for plugin in NARROW:
         assert {"input_fields", "compute"} <= vars(plugin).keys(), plugin
 
