@@ -4,8 +4,7 @@ A command that imports strax and loads kernels anew takes 3 to 5 s of CPU. Here,
 names of the console scripts hand their arguments, folder, environment and open files to a server,
 which runs the command in a child, and end as that ends. Variables that are read at import must be
 those of the server, else the script starts the command itself. For a child, `sys.executable` is
-the script ``python``: what it starts, as jobs, forks from the server as well. So do the workers
-of pytest-xdist.
+the script ``python``: what it starts, as jobs, forks from the server as well.
 """
 
 import atexit
@@ -105,8 +104,6 @@ def main_of(command: list[str]) -> Callable[[], object] | None:
     name = Path(program).name
     if name in SCRIPTS:
         return sys.modules[SCRIPTS[name]].main
-    if arguments[:1] == ["-u"] and "-c" in arguments:  # what starts a worker of pytest-xdist
-        return lambda: exec(arguments[-1], {"__name__": "__main__"})
     if arguments[:1] == ["-m"] and (module := sys.modules.get(arguments[1])):
         del command[:2]
         return module.main
@@ -233,7 +230,6 @@ class Server:
 def main(address: str, session: str) -> int:
     """Serve, and in each child run a command."""
     import gc
-    import logging
     import random
     import threading
     from importlib import import_module
@@ -252,25 +248,16 @@ def main(address: str, session: str) -> int:
     tqdm.tqdm.set_lock(threading.RLock())
     for tool in cli.TOOLS.values():
         import_module(f"amstrax.{tool.module}")
-    # What the dashboard, exports and tests import
-    for package in ("bokeh.models", "bokeh.server.server", "hypothesis", "scipy.stats", "uproot"):
-        with contextlib.suppress(ImportError):
-            import_module(package)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     warmup.warm_up(warmup.CONTEXTS, Stop())
     with tempfile.TemporaryDirectory() as folder:
         cli.main(["demo", "--duration", "5", "--output", folder, "--no-progress"])
-    root.handlers[:] = handlers
-    root.setLevel(level)
     assert threading.active_count() == 1, threading.enumerate()
     gc.collect()
     gc.freeze()
     run = Server(address).serve(int(session))
     if run is None:
         return 0
-    if sys.argv[1:2] != ["-u"]:  # tests start what is to be started anew
-        sys.executable = str(Path(address).parent / "bin/python")
+    sys.executable = str(Path(address).parent / "bin/python")
     # As `own_type_numbers` of conftest.py
     number, offset = abstract._autoincr, random.randrange(1, 2**10) << 20
     abstract._autoincr = lambda: number() + offset
