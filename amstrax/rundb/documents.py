@@ -736,16 +736,22 @@ def history_entry(action: str, status: str, is_online: bool, **fields: Any) -> d
     }
 
 
-def add_history(collection: Any, run_id: _Run, entry: Mapping[str, Any]) -> bool:
-    """Add an entry of `history_entry` to a run's history; return False if it has it already."""
-    _id = id_of(collection, run_id)
-    _make_list(collection, _id, "processing_history")
-    same = {key: entry[key] for key in ("time", "user", "host", "action")}
-    done = collection.update_one(
-        {"_id": _id, "processing_history": {"$not": {"$elemMatch": same}}},
-        {"$push": {"processing_history": dict(entry)}},
-    )
-    return done.matched_count == 1
+def add_history(
+    collection: Any, run_id: _Run, entry: Mapping[str, Any], owner: str | None = None
+) -> bool:
+    """Add an entry of `history_entry` to a run's history, once; return False if it is not added.
+
+    That is when `owner` is given, and does not have the claim of the run.
+    """
+    owned = _owned(collection, run_id, owner)
+    _make_list(collection, owned["_id"], "processing_history")
+    same = {"$elemMatch": {key: entry[key] for key in ("time", "user", "host", "action")}}
+    lacks_it = {**owned, "processing_history": {"$not": same}}
+    if collection.update_one(
+        lacks_it, {"$push": {"processing_history": dict(entry)}}
+    ).matched_count:
+        return True
+    return collection.find_one({**owned, "processing_history": same}, ["_id"]) is not None
 
 
 def set_job(collection: Any, run_id: str | int, job: Mapping[str, Any], owner: str) -> bool:

@@ -520,7 +520,7 @@ class RunClaim:
         """Add to the history of the run, see `amstrax.rundb.documents.history_entry`."""
         self.check()
         entry = documents.history_entry(action, status, is_online, **fields)
-        self.call(documents.add_history, entry)
+        self._write(documents.add_history, entry, self.owner)
 
     def add_data(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Register data of the run."""

@@ -295,8 +295,11 @@ def test_history_is_added_once(run):
     run.update_one({}, {"$set": {"processing_history": None}})
     entry = documents.history_entry("target_peaks", "done", False, n_chunks=3)
     assert documents.add_history(run, 2240, entry)
-    assert not documents.add_history(run, 2240, entry)
-    assert documents.add_history(run, 2240, entry | {"action": "target_events"})
+    assert documents.add_history(run, 2240, entry)
+    # A job whose claim was taken from it adds nothing
+    leases.claim(run, 2240, "me")
+    assert not documents.add_history(run, 2240, entry | {"action": "process_run_end"}, "orphan")
+    assert documents.add_history(run, 2240, entry | {"action": "target_events"}, "me")
     (first, second) = documents.find_run(run, 2240)["processing_history"]
     assert first["n_chunks"] == 3 and first["status"] == "done" and first["host"] and first["user"]
     assert second["action"] == "target_events"
