@@ -8,7 +8,7 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +118,8 @@ def load_object(path: str | Path, error: type[AmstraxError]) -> dict[str, Any]:
     return value
 
 
-def write_text(path: Path, text: str, mode: int = 0o666) -> None:
-    """Write a file in an existing folder, with permissions `mode` less the umask.
+def write_text(path: Path, text: str | Iterable[str], mode: int = 0o666) -> None:
+    """Write text or lines to a file in an existing folder, with permissions `mode` less the umask.
 
     The file is replaced atomically and synced to disk: a kill or a power cut leaves either the old
     or the new one. An OSError names the file, not the temporary one.
@@ -128,7 +128,7 @@ def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     try:
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines([text] if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)

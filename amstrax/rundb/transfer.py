@@ -9,7 +9,7 @@ import logging
 import math
 import sys
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,12 +133,19 @@ def export_documents(found: Iterable[Mapping[str, Any]], path: str) -> int:
 
     The file is complete or, after a failure, unchanged.
     """
-    lines = [f"{to_json(document)}\n" for document in found]
+    count = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal count
+        for document in found:
+            count += 1
+            yield f"{to_json(document)}\n"
+
     if path == STDIO:
-        sys.stdout.writelines(lines)
+        sys.stdout.writelines(lines())
     else:
-        strict_json.write_text(Path(path), "".join(lines))
-    return len(lines)
+        strict_json.write_text(Path(path), lines())
+    return count
 
 
 def add_live(collection: Any, folder: Path, document_file: Path | None = None) -> str:
