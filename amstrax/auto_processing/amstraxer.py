@@ -131,10 +131,13 @@ def main(args: argparse.Namespace) -> int:
         return supervision.supervise("amstrax.auto_processing.amstraxer", args, log)
     from amstrax.auto_processing import job
 
+    def work(stop: Stop) -> None:
+        process(args.run_id, ProcessingOptions.of(args), stop)
+
     return job.run_strax_tool(
         args,
         log,
-        lambda stop: process(args.run_id, ProcessingOptions.of(args), stop),
+        work,
         f"run {args.run_id}",
         args.output_folder or "the output folder",
         "--output_folder",
