@@ -19,12 +19,13 @@ from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
 from bokeh.server.util import bind_sockets
 from bokeh.server.views.auth_request_handler import AuthRequestHandler
+from bokeh.server.views.autoload_js_handler import AutoloadJsHandler
 from bokeh.server.views.ws import WSHandler
 from bokeh.settings import settings as bokeh_settings
 from bokeh.util.token import generate_jwt_token, generate_session_id
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
-from tornado.web import OutputTransform, RedirectHandler, RequestHandler, authenticated
+from tornado.web import HTTPError, OutputTransform, RedirectHandler, RequestHandler, authenticated
 
 from amstrax.dashboard import render
 from amstrax.dashboard.logins import lasting_key, login_of, provider
@@ -100,9 +101,8 @@ class Tornado(BokehTornado):
     def get_handler_delegate(
         self, request: Any, target_class: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """Return the handler of a request, for websockets one of ours."""
-        if target_class is WSHandler:
-            target_class = SocketHandler
+        """Return the handler of a request, in place of some of Bokeh one of ours."""
+        target_class = _HANDLERS.get(target_class, target_class)
         return super().get_handler_delegate(request, target_class, *args, **kwargs)
 
 
@@ -118,6 +118,19 @@ class SocketHandler(WSHandler):
             self.request.connection.close()
             return
         await super().get(*args, **kwargs)
+
+
+class AutoloadHandler(AutoloadJsHandler):
+    """Script that starts a page in another one, refused likewise."""
+
+    async def get_session(self) -> Any:
+        """Return the session of the page; the answer is that it is forbidden without log-in."""
+        if self.current_user is None:
+            raise HTTPError(403)
+        return await super().get_session()
+
+
+_HANDLERS = {WSHandler: SocketHandler, AutoloadJsHandler: AutoloadHandler}
 
 
 class ProxiedServer(HTTPServer):
