@@ -222,13 +222,14 @@ def find_storage(
     asked = [f for run_id in run_ids for f in documents.run_filters(run_id)]
     runs = documents.read(collection, {"$or": asked} if asked else {}, FIELDS)
     here = documents.this_host()
-    known: dict[tuple[str, str], Stored] = {}
+    # An old entry may have the same location as those of other data
+    known: dict[tuple[str, ...], Stored] = {}
     for document in runs:
         for each in stored(document):
-            at = each.host, each.folder
+            at = _key(each)
             if at not in known or known[at].n_bytes is None:
                 known[at] = each
-    own = {folder for host, folder in known if host == here}
+    own = {each.folder for each in known.values() if each.host == here}
     parents = {*map(os.path.dirname, own), *(str(folder) for folder in folders)}
     there: set[str] = set()
     unread: dict[str, str] = {}
@@ -237,17 +238,17 @@ def find_storage(
         try:
             for path, found in _in_folder(parent, here):
                 there.add(path)
-                before = known.get((here, path))
                 if found is None or (run_ids and found.run_id not in names):
                     continue
+                before = known.get(_key(found))
                 if before is None or before.n_bytes is None:
-                    known[here, path] = found._replace(n_bytes=size_of(path))
+                    known[_key(found)] = found._replace(n_bytes=size_of(path))
         except (FileNotFoundError, NotADirectoryError):
             pass
         except OSError as error:
             unread[parent] = error.strerror or type(error).__name__
     gone = {folder for folder in own - there if os.path.dirname(folder) not in unread}
-    data = [each for at, each in known.items() if at[0] != here or at[1] not in gone]
+    data = [each for each in known.values() if each.host != here or each.folder not in gone]
     groups: dict[int, tuple[Context, list[Mapping[str, Any]]]] = {}
     for document in runs:
         st = context_of(document)
@@ -268,6 +269,10 @@ def find_storage(
         places.append(place)
     old.sort(key=lambda x: x[:5])
     return Storage(data, places, _amounts(data), old, len(gone), unread)
+
+
+def _key(data: Stored) -> tuple[str, ...]:
+    return data.host, data.folder, data.run_id, data.data_type
 
 
 def _in_folder(parent: str, host: str) -> Iterable[tuple[str, Stored | None]]:

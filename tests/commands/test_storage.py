@@ -143,6 +143,15 @@ def test_an_interrupted_deletion_is_completed(lab, hashes):
     assert (lab / f"000007-peaks-{hashes['peaks']}").is_dir()
 
 
+def test_old_entries_of_several_runs_with_one_location(lab):
+    runs = get_mongo_collection("xams")
+    old = {"type": "peaks", "host": "stbc", "location": "/far"}
+    runs.insert_many({"number": n, "name": f"{n:06d}", "data": [old]} for n in (8, 9))
+    st = contexts.xams(init_rundb=False, storage=[])
+    found = stored.find_storage(runs, lambda document: st, [lab])
+    assert [run for run, _ in found.of_runs(["8", "9"])] == ["000008", "000009"]
+
+
 def test_links_and_wide_trees(lab, tmp_path, hashes):
     """Sizes follow no links, and folders that a document names are not searched deeply."""
     path = lab / f"000007-peaks-{OLD}"
