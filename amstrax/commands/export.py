@@ -24,6 +24,7 @@ import math
 import os
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
@@ -187,7 +188,7 @@ class Content:
         return json.dumps(asdict(self) | {"columns": columns}, indent=1, default=str)
 
 
-class _Format:
+class _Format(ABC):
     """Base of the writers of files: columns are written in batches of the same columns."""
 
     suffixes: tuple[str, ...]
@@ -200,12 +201,12 @@ class _Format:
             self.module = _imported(self.package)
         self._open(path)
 
-    def _open(self, path: Path) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _open(self, path: Path) -> None: ...
 
+    @abstractmethod
     def write(self, columns: Mapping[str, "np.ndarray"]) -> None:
         """Add rows."""
-        raise NotImplementedError
 
     def close(self) -> None:
         """Complete the file."""
@@ -330,7 +331,12 @@ class _Root(_Format):
         )
 
 
-FORMATS = {"csv": _Csv, "hdf5": _Hdf5, "parquet": _Parquet, "root": _Root}
+FORMATS: Mapping[str, type[_Format]] = {
+    "csv": _Csv,
+    "hdf5": _Hdf5,
+    "parquet": _Parquet,
+    "root": _Root,
+}
 
 
 def _imported(package: str) -> Any:
