@@ -46,7 +46,7 @@ FEW = 2
 #: A shared result counts for at least these multiples of its duration, and of its time of the
 #: processor: so pages that are open take less than 2 % of a core
 _SHARE, _BUSY_SHARE = 5, 50
-#: The same for each search for alarms, which nobody waits for
+#: Likewise for searches for alarms: no page waits for them
 _ALARM_SHARE = 300
 #: Shortest interval between two clean-ups of memory [s]
 TIDY_EVERY = 20.0

@@ -134,10 +134,8 @@ def claim(
         "expires": now + timedelta(seconds=lifetime),
     }
     may_take: list[Filter] = [documents.is_unclaimed(now, field), {f"{field}.owner": owner}]
-    held = document.get(field)
-    holder = held.get("owner") if isinstance(held, Mapping) else None
-    if isinstance(holder, str) and is_dead(holder):
-        may_take.append({f"{field}.owner": holder})
+    if (dead := _dead_owner(document, field)) is not None:
+        may_take.append({f"{field}.owner": dead})
     if instead_of:
         may_take.append(dict(instead_of))
     found = collection.find_one_and_update(
@@ -373,17 +371,19 @@ def is_dead(owner: str) -> bool:
     return start != parts[3] and not (start is None and _is_hidden(pid))
 
 
-def is_held(
-    document: Mapping[str, Any], now: datetime | None = None, field: str = PROCESSING_CLAIM
-) -> bool:
-    """Return whether a lease is held: by a process that may live, and that has not expired.
+def is_held(document: Mapping[str, Any], now: datetime) -> bool:
+    """Return whether a process that may live has the claim of a run, which has not expired.
 
-    `now` is the time of the database server, by default that of this machine.
+    `now` is the time of the database server.
     """
+    return documents.is_claimed(document, now=now) and not _dead_owner(document, PROCESSING_CLAIM)
+
+
+def _dead_owner(document: Mapping[str, Any], field: str) -> str | None:
+    """Return the owner of a lease if it was a process of this machine that has ended."""
     held = document.get(field)
     owner = held.get("owner") if isinstance(held, Mapping) else None
-    is_of_dead = isinstance(owner, str) and is_dead(owner)
-    return documents.is_claimed(document, field, now=now) and not is_of_dead
+    return owner if isinstance(owner, str) and is_dead(owner) else None
 
 
 def _machine() -> str:

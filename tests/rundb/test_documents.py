@@ -396,7 +396,7 @@ def test_data(run, real_document):  # noqa: F811
 
 def test_several_entries_are_added_with_one_update(run):
     new = [
-        {"type": "peaks", "host": "stbc", "location": "/data/p", "lineage_hash": f"{i}"}
+        {"type": "peaks", "host": "lab", "location": "/data/p", "lineage_hash": f"{i}"}
         for i in range(5)
     ]
     before = documents.find_run(run, 2240)["data"]
