@@ -384,14 +384,13 @@ class Loop:
             return
         log.debug("run %s", label, exc_info=error)
         is_tagged = _is_tagged(document)
+        tag = documents.PROCESS if is_tagged else None
         text, is_recorded = record_refusal(
-            self.collection, document, error, self.max_failures, is_tagged
+            self.collection, document, error, self.max_failures, is_tagged, tag
         )
         if not is_recorded:
             self._back_off(document, text)
             return
-        if is_tagged:
-            documents.remove_tag(self.collection, document, documents.PROCESS)
         self.counts["failed"] += 1
         self.backoff.note(key_of(document), failed=True)
         log.warning("run %s %s", label, text)

@@ -357,16 +357,23 @@ def _has_ended_elsewhere(run: Followed, now: datetime) -> bool:
 
 
 def record_refusal(
-    collection: Any, run: str | Document, error: Exception, max_failures: int, is_new: bool
+    collection: Any,
+    run: str | Document,
+    error: Exception,
+    max_failures: int,
+    is_new: bool,
+    tag: str | None = None,
 ) -> tuple[str, bool]:
     """Record that a run cannot be submitted as a failure; return a text, and whether it worked.
 
-    With `is_new`, earlier failures of the run do not count.
+    With `is_new`, earlier failures of the run do not count. `tag` is removed from the run.
     """
     reason = describe_error(error)
     try:
         if is_new:
             documents.set_status(collection, run, "pending")
+        if tag is not None:
+            documents.remove_tag(collection, run, tag)
         failures = documents.record_failure(collection, run, reason, f"refused-{uuid.uuid4().hex}")
     except RunDatabaseError:
         raise

@@ -11,7 +11,7 @@ from amstrax.auto_processing.engines import base
 from amstrax.auto_processing.engines.base import JobState, KnownJob
 from amstrax.auto_processing.engines.local import LocalEngine
 from amstrax.auto_processing.loop import RunSelection
-from amstrax.exceptions import EngineUnreachable, InvalidOption
+from amstrax.exceptions import EngineUnreachable, InvalidOption, InvalidRunDocument, UsageError
 from amstrax.rundb import documents, leases
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -497,3 +497,19 @@ def test_submission_forgets_that_a_job_was_cancelled(collection):  # noqa: F811
     assert documents.set_job(collection, 7, {"attempt": "b"}, "me")
     assert documents.cancelled_by(documents.find_run(collection, 7)) is None
     assert not documents.set_cancelled(collection, 7, "b", "ann"), "its job is not at work"
+
+
+@pytest.mark.parametrize("fails", ["set_status", "remove_tag", "record_failure"])
+def test_a_refusal_that_cannot_be_recorded_stops_nothing(collection, monkeypatch, fails):  # noqa: F811
+    add(collection, 5, tags=[{"name": "process"}])
+    document = documents.find_run(collection, 5)
+
+    def cannot(*_args, **_kwargs):
+        raise InvalidRunDocument("its field is odd")
+
+    monkeypatch.setattr(documents, fails, cannot)
+    text, is_recorded = loop.record_refusal(
+        collection, document, UsageError("no such target"), 3, True, documents.PROCESS
+    )
+    assert text == "cannot be submitted: no such target; not recorded: its field is odd"
+    assert not is_recorded
