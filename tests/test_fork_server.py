@@ -74,8 +74,9 @@ def test_open_files(start):
     process = start("python", code=code.format(writer), files=[writer])
     os.close(writer)
     with open(reader, "rb") as file:
-        assert file.read() == b"x"
-    said, _ = process.communicate()
+        written = file.read()
+    said, error = process.communicate()
+    assert written == b"x", (process.returncode, error)
     found = set(map(int, ast.literal_eval(said)))
     # The fifth is that of the listing
     assert len(found) == 5 and found >= {0, 1, 2, writer}

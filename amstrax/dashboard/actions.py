@@ -323,7 +323,8 @@ class ActionsPanel:
         self._page, self._run_ids, self._done = page, run_ids, done
         #: Runs and options of the last dry run
         self._dry_run: tuple[Any, ...] | None = None
-        self._is_cancel_pressed = False
+        #: Runs whose jobs are cancelled when the button is pressed again
+        self._to_cancel: list[str] | None = None
         self._is_make_chosen = self._is_preselecting = False
         self._make_widgets()
         self._result = page.html("", name="result")
@@ -410,19 +411,24 @@ class ActionsPanel:
         What is usual for the runs is preselected, unless the user has chosen something. With
         `is_taking`, some of them are being taken, and can be followed.
         """
-        self._is_cancel_pressed = False
         usual = {_USUAL[name] for name in contexts}
         if len(usual) == 1 and not self._is_make_chosen and self._make.value != _OTHER:
             self._is_preselecting = True
             [self._make.value] = usual
             self._is_preselecting = False
         self._follow.visible = is_taking
-        try:
-            run_ids = list(self._run_ids())
-        except UsageError:
-            run_ids = []
+        run_ids = self._understood()
+        if run_ids != self._to_cancel:
+            self._to_cancel = None
         self._links.text = render.html("act_links.html", runs=run_ids)
         self._set_buttons()
+
+    def _understood(self) -> list[str]:
+        """Return the runs; none if they are not understood."""
+        try:
+            return list(self._run_ids())
+        except UsageError:
+            return []
 
     def _set_buttons(self, is_busy: bool = False) -> None:
         off = is_busy or not self._page.may_act()
@@ -433,7 +439,7 @@ class ActionsPanel:
         # Submission follows a dry run of the same runs and options
         entered = self._entered()
         self._submit.disabled = off or entered is None or self._dry_run != entered
-        self._cancel.label = "Really cancel?" if self._is_cancel_pressed else "Cancel jobs"
+        self._cancel.label = "Cancel jobs" if self._to_cancel is None else "Really cancel?"
 
     def _entered(self) -> tuple[Any, ...] | None:
         """Return runs and options as entered; None if the runs are not understood."""
@@ -531,11 +537,11 @@ class ActionsPanel:
         self._act(lambda run_ids: judge(self._page, run_ids, quality, reason))
 
     def _on_cancel(self) -> None:
-        if not self._is_cancel_pressed and self._page.may_act():
-            self._is_cancel_pressed = True
+        if self._to_cancel is None and self._page.may_act():
+            self._to_cancel = self._understood()
             self._set_buttons()
             return
-        self._is_cancel_pressed = False
+        self._to_cancel = None
         self._act(lambda run_ids: cancel(self._page, run_ids))
 
     def _act(self, act: Callable[[list[str]], list[Row]]) -> None:

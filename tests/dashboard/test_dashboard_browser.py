@@ -332,8 +332,10 @@ def test_a_run_is_seen_growing(page, server, lab):
     document = documents.find_run(lab.runs, RUN_ID)
     assert documents.status_of(document).status == "pending" and not documents.data_of(document)
     # What follows a run can be ended, which changes nothing of the run
-    lab.runs.update_one({"name": RUN_ID}, {"$set": {"end": datetime.now(UTC)}})
     press(page, "cancel")
+    expect(part(page, "cancel")).to_contain_text("Really cancel?")
+    lab.runs.update_one({"name": RUN_ID}, {"$set": {"end": datetime.now(UTC)}})
+    expect(part(page, "follow")).to_be_hidden()
     press(page, "cancel")
     expect(result).to_contain_text("has ended already")
     expect(part(page, "data")).to_contain_text("✓ yes")
@@ -489,6 +491,8 @@ def test_an_open_page_outlives_a_restart(browser, lab):
     server = Server(lab, "first", "--allow-actions")
     port = server.address.split(":")[2].strip("/")
     page, idle = new_page(browser), new_page(browser)
+    # As in a hidden tab: what is done each second comes too late to see that the connection is lost
+    idle.add_init_script("const every = setInterval; setInterval = (f, ms) => every(f, 10 * ms)")
     page.goto(f"{server.address}runs?text=kr83m")
     idle.goto(f"{server.address}compare")
     expect(part(page, "count")).to_contain_text("that match")
