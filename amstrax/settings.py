@@ -449,7 +449,7 @@ class RunDatabase:
     mongo_user: str
     mongo_password: str | None = field(repr=False)
     mongo_auth_db: str
-    path: Path
+    path: Path = field(compare=False)  #: embedded store; not part of a connection to MongoDB
     timeout: float  #: longest duration of a call [s]
     ssh_config: Path | None = None  #: file with settings of ssh; None for ssh's own
     given: frozenset[str] = frozenset()  #: names of the settings given by user or arguments

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = Path("/usr/bin/chromium-headless-shell")
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 #: Folder of HTCondor, as `.ci/condor-root` makes it
 CONDOR = Path(
@@ -50,7 +50,7 @@ NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
         lambda: (CONDOR / "usr/sbin/condor_master").is_file(),
         f"needs HTCondor in {CONDOR}: as root, .ci/condor-root",
     ),
-    "chromium": (CHROMIUM.exists, f"needs {CHROMIUM}: apt-get install chromium"),
+    "chromium": (CHROMIUM.exists, f"needs {CHROMIUM}: apt-get install chromium-headless-shell"),
     "playwright": (_package("playwright"), "needs Playwright: pip install 'amstrax[test]'"),
     "nestpy": (_package("nestpy"), "needs nestpy: pip install 'amstrax[simulation]'"),
     "docs": (
