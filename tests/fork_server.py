@@ -166,6 +166,9 @@ class Server:
         if run and import_environment(environment) == self.environment:
             pid = os.fork()
             if pid == 0:
+                # Else they close, when they are freed, what has their numbers in the child
+                for each in (client, self.listener, *self.sockets.values()):
+                    each.detach()
                 self.become(dict(zip(numbers, files, strict=True)), *state)
                 sys.argv = command
                 return run
