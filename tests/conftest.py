@@ -52,6 +52,18 @@ def pytest_configure():
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config, specs):
+    """Let the workers fork from the server, which has imported what they need."""
+    if not hasattr(os, "pidfd_open"):
+        return
+    os.environ["MPLBACKEND"] = "agg"  # as in the server
+    # Private, but what pytest-xdist uses as well
+    folder = made_once(config._tmp_path_factory, "server", fork_server.start)
+    for spec in specs:
+        spec.python = str(folder / "bin/python")
+
+
 def pytest_report_header() -> list[str]:
     """List what is missing on this machine; in CI, tests that need it fail."""
     lines = missing()

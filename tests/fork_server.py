@@ -4,7 +4,8 @@ A command that imports strax and loads kernels anew takes 3 to 5 s of CPU. Here,
 names of the console scripts hand their arguments, folder, environment and open files to a server,
 which runs the command in a child, and end as that ends. Variables that are read at import must be
 those of the server, else the script starts the command itself. For a child, `sys.executable` is
-the script ``python``: what it starts, as jobs, forks from the server as well.
+the script ``python``: what it starts, as jobs, forks from the server as well. So do the workers
+of pytest-xdist.
 """
 
 import atexit
@@ -27,6 +28,8 @@ from pathlib import Path
 
 #: Variables with these beginnings are read at import, by Python or by packages
 AT_IMPORT = ("HOME", "LANG", "LC_", "LD_", "MPL", "NUMBA_", "OMP_", "OPENBLAS_", "PYTHON", "TZ")
+#: What the server keeps open for itself, such as fonts, has numbers from this one on
+FIRST_OWN = 500
 SCRIPTS = {
     script.name: script.value.partition(":")[0]
     for script in importlib.metadata.distribution("amstrax").entry_points
@@ -104,6 +107,8 @@ def main_of(command: list[str]) -> Callable[[], object] | None:
     name = Path(program).name
     if name in SCRIPTS:
         return sys.modules[SCRIPTS[name]].main
+    if arguments[:1] == ["-u"] and "-c" in arguments:  # what starts a worker of pytest-xdist
+        return lambda: exec(arguments[-1], {"__name__": "__main__"})
     if arguments[:1] == ["-m"] and (module := sys.modules.get(arguments[1])):
         del command[:2]
         return module.main
@@ -163,7 +168,8 @@ class Server:
         command, numbers, *state = json.loads(request)
         environment = state[2]
         pid, run = 0, main_of(command)
-        if run and import_environment(environment) == self.environment:
+        is_alike = import_environment(environment) == self.environment
+        if run and is_alike and max(numbers, default=0) < FIRST_OWN:
             pid = os.fork()
             if pid == 0:
                 # Else they close, when they are freed, what has their numbers in the child
@@ -192,10 +198,9 @@ class Server:
         # Whoever started the tests may have had them ignored
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        # First out of the way of each other, and of what is the server's
-        first = max(*self.children, *self.sockets, *files, *files.values(), 64) + 64
-        moved = {number: fcntl.fcntl(file, fcntl.F_DUPFD, first) for number, file in files.items()}
-        os.closerange(3, first)
+        # First out of the way of each other
+        moved = {n: fcntl.fcntl(file, fcntl.F_DUPFD, FIRST_OWN) for n, file in files.items()}
+        os.closerange(3, FIRST_OWN)
         for number, file in moved.items():
             os.dup2(file, number)
             os.close(file)
@@ -233,6 +238,7 @@ class Server:
 def main(address: str, session: str) -> int:
     """Serve, and in each child run a command."""
     import gc
+    import logging
     import random
     import threading
     from importlib import import_module
@@ -246,21 +252,35 @@ def main(address: str, session: str) -> int:
     from amstrax.commands import warmup
     from amstrax.rundb.leases import Stop
 
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    while taken[-1] < FIRST_OWN - 1:
+        taken.append(os.dup(taken[0]))
     tqdm.tqdm.monitor_interval = 0  # no thread of tqdm
     # tqdm's own lock is a semaphore that forks share: whoever is killed with it stops all others
     tqdm.tqdm.set_lock(threading.RLock())
     for tool in cli.TOOLS.values():
         import_module(f"amstrax.{tool.module}")
+    # What the dashboard, exports and tests import
+    for package in ("bokeh.models", "bokeh.server.server", "hypothesis", "scipy.stats", "uproot"):
+        with contextlib.suppress(ImportError):
+            import_module(package)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     warmup.warm_up(warmup.CONTEXTS, Stop())
     with tempfile.TemporaryDirectory() as folder:
         cli.main(["demo", "--duration", "5", "--output", folder, "--no-progress"])
+    root.handlers[:] = handlers
+    root.setLevel(level)
     assert threading.active_count() == 1, threading.enumerate()
+    for number in taken:
+        os.close(number)
     gc.collect()
     gc.freeze()
     run = Server(address).serve(int(session))
     if run is None:
         return 0
-    sys.executable = str(Path(address).parent / "bin/python")
+    if sys.argv[1:2] != ["-u"]:  # tests start what is to be started anew
+        sys.executable = str(Path(address).parent / "bin/python")
     # As `own_type_numbers` of conftest.py
     number, offset = abstract._autoincr, random.randrange(1, 2**10) << 20
     abstract._autoincr = lambda: number() + offset
