@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import strax
 from bokeh.models import Column, ColumnDataSource
 from bokeh.plotting import figure
 
@@ -27,6 +26,7 @@ from amstrax.exceptions import (
     NotAvailable,
 )
 from amstrax.rundb import documents
+from amstrax.strax_ext.context import Context
 
 #: Interval at which a growing run and a log are read [s]
 INTERVAL = 2.0
@@ -104,10 +104,10 @@ def find_live(
     return None
 
 
-def find_stored(st: strax.Context, run_id: str) -> list[Growing]:
+def find_stored(st: Context, run_id: str) -> list[Growing]:
     """Find the data types of a context that are stored or being made; only read metadata."""
     result = []
-    st = run_overview.of_run(st, run_id)
+    st = st._of_run(run_id)
     for data_type in st._plugin_class_registry:
         key = st.key_for(run_id, data_type)
         found = run_overview.find(st, key)

@@ -273,12 +273,12 @@ class State(NamedTuple):
     reason: str = ""
 
 
-def states(st: strax.Context, run_id: str, document: Mapping[str, Any]) -> list[State]:
+def states(st: Context, run_id: str, document: Mapping[str, Any]) -> list[State]:
     """Return the states of all data types of a context, also of other lineages.
 
     Only metadata is read. The run `document` lists data on other hosts.
     """
-    st = of_run(st, run_id)
+    st = st._of_run(run_id)
     keys = {data_type: st.key_for(run_id, data_type) for data_type in st._plugin_class_registry}
     places = {data_type: find(st, key) for data_type, key in keys.items()}
     return [
@@ -286,11 +286,6 @@ def states(st: strax.Context, run_id: str, document: Mapping[str, Any]) -> list[
         for data_type, key in keys.items()
         for state in _of_type(st, run_id, key, places, document)
     ]
-
-
-def of_run(st: strax.Context, run_id: str) -> strax.Context:
-    """Return the context for many questions about one run: it does not look for new options."""
-    return st._of_run(run_id) if isinstance(st, Context) else st
 
 
 def _of_type(

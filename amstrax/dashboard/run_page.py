@@ -523,14 +523,18 @@ class EventsPage(OfRun):
             )
         if step < 0 or (step > 0 and is_there):
             place = min(max(place + step, 0), len(index) - 1)
-        return self._draw(st, index, place)
+        chosen, notes = index[place], list[str]()
+        draw = self._draw_event if self._noun == "event" else self._draw_records
+        facts, drawn = draw(st, chosen, notes)
+        number = int(chosen["event_number"])
+        return _Event(self._noun, number, place + 1, len(index), facts, drawn, notes)
 
-    def _draw(self, st: Any, index: np.ndarray, place: int) -> _Event:
-        chosen = index[place]
+    def _draw_event(
+        self, st: Any, chosen: np.void, notes: list[str]
+    ) -> tuple[dict[str, str], list[Any]]:
+        """Return facts and figures of an event; append missing data to `notes`."""
         time_range = (int(chosen["time"]), int(chosen["endtime"]))
-        if self._noun != "event":
-            return self._draw_records(st, index, place)
-        kinds, notes = ["event_info"], []
+        kinds = ["event_info"]
         for kind in ("event_waveform", "event_area_per_channel"):
             if figures.is_stored(st, self.run_id, kind):
                 kinds.append(kind)
@@ -549,13 +553,13 @@ class EventsPage(OfRun):
             for field, (label, factor) in _FACTS.items()
             if field in row.dtype.names
         }
-        number = int(row["event_number"])
-        return _Event(self._noun, number, place + 1, len(index), facts, drawn, notes)
+        return facts, drawn
 
-    def _draw_records(self, st: Any, index: np.ndarray, place: int) -> _Event:
-        """Return peaks and records around a peak, or those of a pulse of an LED run."""
-        start, end = int(index["time"][place]), int(index["endtime"][place])
-        notes: list[str] = []
+    def _draw_records(
+        self, st: Any, chosen: np.void, notes: list[str]
+    ) -> tuple[dict[str, str], list[Any]]:
+        """Return the same of a peak and what is around it, or of a pulse of an LED run."""
+        start, end = int(chosen["time"]), int(chosen["endtime"])
         drawn = []
         if figures.is_stored(st, self.run_id, "peaks", "peak_basics"):
             unit = area_unit(st, self.run_id, figures.name_of(st, "peak_basics") or "peak_basics")
@@ -565,13 +569,12 @@ class EventsPage(OfRun):
             drawn = [interactive.channels(records, start, title="Records of the channels")]
         else:
             notes.append("records are not stored, so no waveforms are shown")
-        began = figures.span(st, self.run_id, self._sort).start
+        began = figures.span(st, self.run_id, self._sort)[0]
         facts = {
             "since the start [s]": f"{(start - began) / 1e9:.6f}",
             "length [µs]": f"{(end - start) / 1e3:.5g}",
         }
-        number = int(index["event_number"][place])
-        return _Event(self._noun, number, place + 1, len(index), facts, drawn, notes)
+        return facts, drawn
 
     def _waveforms(
         self, st: Any, time_range: tuple[int, int], notes: list[str], unit: str
