@@ -754,7 +754,6 @@ class DatedFileHandler(logging.Handler):
         return (day / f"{self._name}.log").open("ab", buffering=0)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
         try:
             line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
             with self.open(datetime.fromtimestamp(record.created, UTC)) as file:

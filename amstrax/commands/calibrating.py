@@ -211,7 +211,6 @@ def main_of(
 
     @base.main_of(parse_args)
     def main(args: argparse.Namespace) -> int:
-        """Measure, write the requested files, and return the exit status."""
         from amstrax.auto_processing import job
 
         folder = args.output_folder or "the output folder"

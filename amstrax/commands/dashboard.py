@@ -25,7 +25,6 @@ _LOOK = 0.25
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Show runs, their data and their processing in a browser. Without options only "
@@ -101,8 +100,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Run the dashboard until it is stopped, and return the exit status."""
-
     def work(stop: Stop) -> str | None:
         try:
             import bokeh  # noqa: F401

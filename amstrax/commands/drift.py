@@ -18,7 +18,6 @@ _COLUMNS = ("time", "drift_time", "s2_area", "s2_range_90p_area")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure drift times from gate and cathode, drift velocity and diffusion, and "

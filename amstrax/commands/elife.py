@@ -20,7 +20,6 @@ _ODD_CHI2 = 3.0
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure the electron lifetime with S2 areas of events of one energy (Kr-83m, "

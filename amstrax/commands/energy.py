@@ -60,7 +60,6 @@ def _line(text: str) -> LineSpec:
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure g1 [PE/photon] and g2 [PE/electron] of mono-energetic lines: from the "

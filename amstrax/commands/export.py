@@ -50,7 +50,6 @@ _HDF5_CHUNK = 2**16
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Write data of runs to a file for other programs. All runs go into one file, "
@@ -127,7 +126,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Export data, and return the exit status."""
     from amstrax.auto_processing import job
 
     options, folder = ExportOptions.of(args), args.output or "the current folder"
@@ -149,7 +147,6 @@ class ExportOptions:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "ExportOptions":
-        """Return the options from those of the command."""
         targets = tuple(dict.fromkeys(args.target))
         return base.filled(
             cls, args, processing=base.filled(ProcessingOptions, args, targets=targets)
@@ -180,7 +177,6 @@ class Content:
     columns: Sequence[Column]
 
     def as_json(self) -> str:
-        """Return the metadata as JSON."""
         columns = {c.name: c._asdict() for c in self.columns}
         for its in columns.values():
             its["dtype"] = str(its["dtype"])

@@ -27,7 +27,6 @@ _ODD_SIGMA, _ODD_P_VALUE = 3.0, 1e-3
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure the gain of each channel in LED calibration runs with two methods, "
@@ -181,7 +180,6 @@ def table(gains: "Gains", method: str) -> str:
 
 
 def _warn(gains: "Gains") -> None:
-    """Log suspicious results."""
     for channel, methods in gains.items():
         mean, fit = methods["mean"], methods["fit"]
         if isinstance(mean, NoGain) or isinstance(fit, NoGain):

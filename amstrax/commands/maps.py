@@ -22,7 +22,6 @@ _COLUMNS = ("time", "x", "y", "r", "z", "drift_time", "s1_area", "cs1", "cs2")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure maps of light with a mono-energetic source that fills the volume "

@@ -19,7 +19,6 @@ log = logging.getLogger("amstrax.rundb")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(prog=prog, description="Show and change run documents")
     base.add(parser, "--debug")
     base.add_detector(parser)
@@ -100,7 +99,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Run a subcommand and return the exit status: 0, 1 on failure, 2 on wrong use."""
     from pymongo.errors import PyMongoError
 
     def work() -> int | None:
@@ -114,12 +112,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def show(collection: Any, args: argparse.Namespace) -> None:
-    """Print the document of a run."""
     print(transfer.to_json(documents.find_run(collection, args.run_id, None, args.fields), 2))
 
 
 def list_runs(collection: Any, args: argparse.Namespace) -> None:
-    """Print one line per run."""
     conditions: list[Mapping[str, Any]] = []
     followed = leases.runs_at_work(settings.processed_data(args.detector))
     if args.status:
@@ -161,7 +157,6 @@ def import_files(collection: Any, args: argparse.Namespace) -> None:
 
 
 def export(collection: Any, args: argparse.Namespace) -> None:
-    """Export documents into a file."""
     found: Iterator[dict[str, Any]]
     if args.run_ids:
         found = (documents.find_run(collection, run_id) for run_id in args.run_ids)
@@ -173,12 +168,10 @@ def export(collection: Any, args: argparse.Namespace) -> None:
 
 
 def add(collection: Any, args: argparse.Namespace) -> None:
-    """Add a run from its live data."""
     log.info("%s", transfer.add_live(collection, args.folder, args.rundoc))
 
 
 def tag(collection: Any, args: argparse.Namespace) -> None:
-    """Add or remove a tag."""
     if args.remove:
         done = documents.remove_tag(collection, args.run_id, args.tag)
     else:

@@ -22,7 +22,6 @@ _ODD_P_VALUE = 1e-3
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure the gain of single electrons [PE/e] from small peaks after large ones "

@@ -27,7 +27,6 @@ log = logging.getLogger("amstrax.trends")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure rates, baselines, noise, gains, lifetime and other numbers of runs, "
@@ -92,7 +91,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Make or list rows, and return the exit status."""
     from amstrax.auto_processing import job
 
     folder = args.output_folder or "the output folder"

@@ -39,7 +39,6 @@ _SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Simulate a run, process it, and report how well the true events were "
@@ -149,7 +148,6 @@ def _check_use(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 
 
 def _option_set(text: str) -> tuple[str, dict[str, Any]]:
-    """Return name and options of a set."""
     name, equals, value = text.partition("=")
     if not (equals and _SET_NAME.fullmatch(name)):
         raise argparse.ArgumentTypeError(
@@ -185,13 +183,11 @@ class ValidationOptions:
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "ValidationOptions":
-        """Return the options from those of the command."""
         return base.filled(cls, args, option_sets=dict(args.options), model=model(args))
 
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Make a report, and return the exit status."""
     from amstrax.auto_processing import job
 
     return job.run_strax_tool(
@@ -289,7 +285,6 @@ def _check_options(options: ValidationOptions, more: Mapping[str, Any]) -> None:
 
 
 def _reconstruction(options: ValidationOptions, more: Mapping[str, Any]) -> str | tuple[str, ...]:
-    """Return the reconstruction for a set of options."""
     return to_dict_tuple(more).get("reconstruction", options.reconstruction)
 
 
@@ -443,7 +438,6 @@ class _Processed:
         self._st.set_run_document(run.run_id, run.document())
 
     def load(self, data_type: str) -> Any:
-        """Return all data of a type."""
         return self._st.get_array(self.run.run_id, data_type, progress_bar=False)
 
     def lineage(self) -> str:

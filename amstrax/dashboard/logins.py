@@ -512,7 +512,6 @@ class NoLoginHandler(RequestHandler):
     site: "Site"
 
     def get(self) -> None:
-        """Refuse."""
         self.set_status(403)
         self.write("No user: open the dashboard at the address of its proxy, which logs you in.")
 
@@ -523,7 +522,6 @@ class LoginHandler(RequestHandler):
     site: "Site"
 
     def get(self) -> None:
-        """Show the form."""
         self._show("")
 
     async def post(self) -> None:

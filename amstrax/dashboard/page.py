@@ -126,8 +126,6 @@ class Page:
         self._alarms.children = parts
 
     def _on_seen(self, name: str) -> None:
-        """Acknowledge an alarm, on all pages."""
-
         def work() -> None:
             if self.may_act():
                 self.site.acknowledge(name, self.user)

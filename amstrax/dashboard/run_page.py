@@ -145,7 +145,6 @@ class RunPage(OfRun):
         self.site.watcher.add(self.run_id, self._on_change)
 
     def close(self) -> None:
-        """End what the page does."""
         super().close()
         if self.run_id:
             self.site.watcher.remove(self.run_id, self._on_change)
@@ -284,7 +283,6 @@ class DataPage(OfRun):
             self._draw()
 
     def _calibrate(self) -> None:
-        """Show the chosen plot of a calibration."""
         method, data_type = _CALIBRATIONS.get(self._calibration.value, ("", ""))
         self._fit.text = _LOADING if method else ""
 

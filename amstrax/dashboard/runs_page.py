@@ -455,7 +455,6 @@ class RunsPage(Page):
             self._order.value = order
 
     def _mark_order(self) -> None:
-        """Mark the column by which the list is sorted."""
         arrow = "▼" if self._way.value == "down" else "▲"
         for shown, column in zip(self._table.columns, _COLUMNS, strict=True):
             is_it = _ORDERS.get(column.field) == self._order.value

@@ -79,7 +79,6 @@ class Headers(OutputTransform):
     def transform_first_chunk(
         self, status_code: int, headers: Any, chunk: bytes, finishing: bool
     ) -> tuple[int, Any, bytes]:
-        """Return the answer with the headers."""
         for name, value in _HEADERS.items():
             headers[name] = value
         # Bokeh lets other sites load the script that starts a session
@@ -93,7 +92,6 @@ class Tornado(BokehTornado):
     """Bokeh's server, whose pages load only the parts of Bokeh that they use."""
 
     def resources(self, absolute_url: str | bool | None = None) -> Any:
-        """Return the scripts that pages load."""
         found = super().resources(absolute_url)
         found.components = [name for name in found.components if name not in _NOT_USED]
         return found
@@ -141,7 +139,6 @@ class ProxiedServer(HTTPServer):
     """
 
     def start_request(self, server_conn: Any, request_conn: Any) -> Any:
-        """Return the handler of a request."""
         delegate: Any = super().start_request(server_conn, request_conn)
         received = delegate.headers_received
 
@@ -157,11 +154,9 @@ class StartHandler(RequestHandler):
     """Answers with a number of this start of the server, for pages that lost their connection."""
 
     def initialize(self, start: str) -> None:
-        """Set the number."""
         self._start = start
 
     def get(self) -> None:
-        """Return the number."""
         self.write(self._start)
 
 
@@ -189,7 +184,6 @@ class PageHandler(FunctionHandler):
                 await asyncio.sleep(0)
 
     def process_request(self, request: Any) -> dict[str, Any]:
-        """Return user and address of a request, for the token."""
         login = login_of(self._site, request)
         xsrf = request.cookies.get("_xsrf")
         return {
@@ -207,12 +201,10 @@ class ShellHandler(AuthRequestHandler):
     """
 
     def initialize(self, site: Site, page: type[Page], handler: PageHandler, bundle: Any) -> None:
-        """Set the dashboard, the page, the handler that makes it, and the scripts to load."""
         self._site, self._page, self._handler, self._bundle = site, page, handler, bundle
 
     @authenticated
     def get(self) -> None:
-        """Return the page."""
         site, page, tornado = self._site, self._page, self.application
         request = self._handler.process_request(self.request)
         token = generate_jwt_token(

@@ -122,7 +122,6 @@ class Remembered:
         self._found: dict[str, tuple[Any, float, list[Any]]] = {}
 
     def _state(self) -> list[Any]:
-        """Return what tells whether something was written."""
         found: list[Any] = []
         for suffix in ("", "-wal"):
             with contextlib.suppress(FileNotFoundError):
@@ -131,11 +130,9 @@ class Remembered:
         return found
 
     def find_one(self, *args: Any) -> Any:
-        """Search now."""
         return self._collection.find_one(*args)
 
     def find(self, *args: Any, **options: Any) -> list[Any]:
-        """Return the documents of this search."""
         state = self._state()
         last, until, found = self._found.get(key := repr((args, options)), (None, 0.0, []))
         if state != last and time.monotonic() >= until:
@@ -418,7 +415,6 @@ class Site:
         self._look_timer.start()
 
     def _all_folders(self) -> tuple[Path, ...]:
-        """Return the folders of data on this machine."""
         return process_run.all_folders(self._plan(), self.output_folder, self.live_data_dir)
 
     def _plan(self) -> process_run.Plan:
@@ -426,7 +422,6 @@ class Site:
         return process_run.Plan((), self.contexts()[0], self.detector, ())
 
     def _find_storage(self) -> Storage:
-        """Return what is stored; call it in a thread."""
         contexts = {name: self.context(name) for name in self.contexts()}
         return find_storage(
             self.collection(),
