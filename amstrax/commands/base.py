@@ -561,6 +561,13 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:150]} (please report it)"
 
 
+def is_expected(error: Exception) -> bool:
+    """Return whether an error comes from input, data or an unreachable service, not from a bug."""
+    from pymongo.errors import PyMongoError  # Takes too long for --help
+
+    return isinstance(error, (AmstraxError, PyMongoError, OSError))
+
+
 def run_rounds(
     one_round: Callable[[], None],
     pause: float,
@@ -672,18 +679,19 @@ def run_subcommand(
     args: argparse.Namespace,
     logger: logging.Logger,
     work: Callable[[], int | None],
-    errors: tuple[type[Exception], ...] = (AmstraxError, OSError),
 ) -> int:
     """Do the work of a subcommand that prints, and return its exit status, as `run_tool` does.
 
-    The work returns an exit status, or None for 0. Errors other than these are bugs.
+    The work returns an exit status, or None for 0. Errors that are not expected are raised.
     """
     log_to_console(args.debug)
     status = None
     try:
         with _while_read():
             status = work()
-    except errors as error:
+    except Exception as error:
+        if not is_expected(error):
+            raise
         logger.error("%s", " ".join(str(error).split()), exc_info=args.debug)
         return 2 if isinstance(error, UsageError) else 1
     return status or 0

@@ -22,7 +22,7 @@ from amstrax.auto_processing import auto_processing, submit_stbc
 from amstrax.auto_processing.grouping import Grouping, add_grouping
 from amstrax.auto_processing.loop import RunSelection
 from amstrax.commands import base
-from amstrax.exceptions import AmstraxError, UsageError
+from amstrax.exceptions import UsageError
 from amstrax.rundb import campaigns, documents, get_mongo_collection, transfer
 from amstrax.rundb.leases import Stop
 
@@ -145,7 +145,6 @@ def main(args: argparse.Namespace) -> int:
             log_name,
         )
         return status or bool(failed)
-    from pymongo.errors import PyMongoError
 
     def work() -> None:
         if args.name == campaigns.ALL:
@@ -154,7 +153,7 @@ def main(args: argparse.Namespace) -> int:
             collection = campaigns.get_collection()
             _COMMANDS[args.command or "status"](collection, args)
 
-    return base.run_subcommand(args, log, work, (AmstraxError, OSError, PyMongoError))
+    return base.run_subcommand(args, log, work)
 
 
 def plan(args: argparse.Namespace, stop: Stop) -> str:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from amstrax import settings
 from amstrax.commands import base
-from amstrax.exceptions import AmstraxError, UsageError
+from amstrax.exceptions import UsageError
 from amstrax.rundb import documents, get_mongo_collection, leases, stored, transfer
 
 log = logging.getLogger("amstrax.rundb")
@@ -99,8 +99,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    from pymongo.errors import PyMongoError
-
     def work() -> int | None:
         if args.command == "check":
             from amstrax.rundb.diagnose import check
@@ -108,7 +106,7 @@ def main(args: argparse.Namespace) -> int:
             return check(args.detector)
         return _COMMANDS[args.command](get_mongo_collection(args.detector), args)
 
-    return base.run_subcommand(args, log, work, (AmstraxError, OSError, PyMongoError))
+    return base.run_subcommand(args, log, work)
 
 
 def show(collection: Any, args: argparse.Namespace) -> None:

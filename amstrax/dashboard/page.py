@@ -24,8 +24,9 @@ from bokeh.models import (
 from bokeh.themes import Theme
 from tornado.ioloop import IOLoop
 
+from amstrax.commands.base import is_expected
 from amstrax.dashboard import render
-from amstrax.exceptions import AmstraxError, InvalidOption, UsageError
+from amstrax.exceptions import InvalidOption, UsageError
 
 if TYPE_CHECKING:
     from amstrax.dashboard.site import Site
@@ -244,7 +245,7 @@ class Page:
                     place.text = ""
                 self.report(what, error)
                 # Not after wrong use: the action would come as a surprise later
-                if again and _is_expected(error) and not isinstance(error, UsageError):
+                if again and is_expected(error) and not isinstance(error, UsageError):
                     self.doc.add_timeout_callback(retry, int(1000 * self.site.refresh))
             else:
                 self.clear_report(what)
@@ -380,17 +381,10 @@ def wrapped(*children: Any) -> Row:
 
 def describe(error: Exception) -> str:
     """Return one line about an error for the user; a bug is also logged with its traceback."""
-    if _is_expected(error):
+    if is_expected(error):
         return " ".join(str(error).split())
     log.error("a page failed, please report it: %r", error, exc_info=error)
     return (
         f"{type(error).__name__}: this is a bug; please report it, with the log of the dashboard, "
         "which has more"
     )
-
-
-def _is_expected(error: Exception) -> bool:
-    """Return whether an error comes from input, data or an unreachable service, not from a bug."""
-    from pymongo.errors import PyMongoError
-
-    return isinstance(error, (AmstraxError, PyMongoError, OSError))
