@@ -97,13 +97,7 @@ def add_options(parser: argparse.ArgumentParser, runs: str, *write_aliases: str)
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add the options on how data of runs is found, or made."""
-    parser.add_argument(
-        "--output_folder",
-        type=Path,
-        metavar="FOLDER",
-        help="folder of processed data (default: ./strax_data)",
-    )
-    base.add(parser, "--live_data_dir", "--config_kwargs")
+    base.add_data(parser, "folder of processed data (default: ./strax_data)")
     parser.add_argument(
         "--testing_rundoc",
         nargs="+",
