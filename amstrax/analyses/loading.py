@@ -148,13 +148,14 @@ class Part:
             data_type.removeprefix("raw_records_"),
         ):
             if group in groups:
-                return _numbers(groups[group])
+                first, last = groups[group]
+                return list(range(first, last + 1))
         return list(range(int(self.context.config["n_tpc_pmts"])))
 
     def top_channels(self) -> list[int]:
         """Return the channels of the top PMTs; none where the channel map has no such group."""
-        groups = self._groups()
-        return _numbers(groups["top"]) if "top" in groups else []
+        first, last = self._groups().get("top", (0, -1))
+        return list(range(first, last + 1))
 
     @functools.cached_property
     def run_start(self) -> int:
@@ -316,11 +317,6 @@ class Part:
                 f"({reason}): check the run and the context's output_folder, or make it from live "
                 f"data, `amstraxer {self.run_id} --target {self._targets[-1]}`"
             ) from None
-
-
-def _numbers(first_and_last: tuple[int, int]) -> list[int]:
-    first, last = first_and_last
-    return np.arange(first, last + 1).tolist()
 
 
 def types_with_dead_time(context: strax.Context, run_id: str) -> list[str]:

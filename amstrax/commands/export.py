@@ -194,7 +194,14 @@ class _Format(ABC):
     def __init__(self, path: Path, content: Content):
         self.content = content
         if self.package:
-            self.module = _imported(self.package)
+            try:
+                self.module = import_module(self.package)
+            except ImportError as error:
+                name = self.package.partition(".")[0]
+                raise NotAvailable(
+                    f"this format needs the package {name}, which cannot be imported ({error}): "
+                    "pip install 'amstrax[export]'"
+                ) from None
         self._open(path)
 
     @abstractmethod
@@ -335,17 +342,6 @@ FORMATS: Mapping[str, type[_Format]] = {
 }
 
 
-def _imported(package: str) -> Any:
-    try:
-        return import_module(package)
-    except ImportError as error:
-        name = package.partition(".")[0]
-        raise NotAvailable(
-            f"this format needs the package {name}, which cannot be imported ({error}): pip "
-            "install 'amstrax[export]'"
-        ) from None
-
-
 def export(options: ExportOptions, stop: Stop) -> str:
     """Export data, and return the line to print.
 
@@ -353,6 +349,8 @@ def export(options: ExportOptions, stop: Stop) -> str:
     the format, DataNotAvailable if data is neither stored nor can be made, RunDatabaseUnreachable
     if the options of a run cannot be read now.
     """
+    import numpy as np
+
     st, processing = amstraxer.make_context(options.processing, options.run_ids[0])
     options = replace(options, processing=processing)
     for run_id in options.run_ids:
@@ -375,7 +373,10 @@ def export(options: ExportOptions, stop: Stop) -> str:
             for run_id in options.run_ids:
                 n_before = n
                 for rows in _batches(st, run_id, options, stop):
-                    writer.write(_columns(rows, run_id, content))
+                    columns = {"run_id": np.full(len(rows), run_id, content.columns[0].dtype)}
+                    for column in content.columns[1:]:
+                        columns[column.name] = np.ascontiguousarray(rows[column.name])
+                    writer.write(columns)
                     n += len(rows)
                 log.info("run %s: %d rows", run_id, n - n_before)
         if sidecar is not None:
@@ -472,16 +473,6 @@ def _batches(
         with contextlib.suppress(Exception):
             chunks.close()  # type: ignore[attr-defined]
     yield np.concatenate(waiting)
-
-
-def _columns(rows: "np.ndarray", run_id: str, content: Content) -> dict[str, "np.ndarray"]:
-    """Return the columns of rows, with that of the run."""
-    import numpy as np
-
-    columns = {"run_id": np.full(len(rows), run_id, content.columns[0].dtype)}
-    for column in content.columns[1:]:
-        columns[column.name] = np.ascontiguousarray(rows[column.name])
-    return columns
 
 
 if __name__ == "__main__":

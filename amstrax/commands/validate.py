@@ -338,17 +338,6 @@ def assess(
     return report, matched
 
 
-def _check_truth(run: "SimulatedRun") -> None:
-    """Raise InvalidOption when the files of the truth are not of one simulation."""
-    import numpy as np
-
-    from amstrax.analyses import validation_data
-    from amstrax.simulation import load_truth, parts
-
-    deposits = np.concatenate(list(parts.load_parts(run.parts, "deposits")))
-    validation_data.check_same_run(load_truth(run.truth), deposits)
-
-
 def _settings(run: "SimulatedRun") -> dict[str, Any]:
     """Return the settings of a simulation, from its file, or else from the run document."""
     from dataclasses import asdict
@@ -390,7 +379,11 @@ class _Processed:
         options: ValidationOptions,
         stop: Stop,
     ):
+        import numpy as np
+
         from amstrax import contexts
+        from amstrax.analyses import validation_data
+        from amstrax.simulation import load_truth, parts
 
         settings = _settings(run)
         detector = settings.get("detector", {})
@@ -406,7 +399,8 @@ class _Processed:
         ]
         self.has_parts = run.parts.exists()
         if self.has_parts and self.context != "xams_led":
-            _check_truth(run)
+            deposits = np.concatenate(list(parts.load_parts(run.parts, "deposits")))
+            validation_data.check_same_run(load_truth(run.truth), deposits)
         elif not self.has_parts:
             log.warning(
                 "%s is missing: without what peaks are made of, Kr-83m pairs and other sensors; "

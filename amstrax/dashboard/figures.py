@@ -186,13 +186,6 @@ def fit(figures: Iterable[Any]) -> Row:
     return wrapped(*figures)
 
 
-def in_layout(layout: Any) -> list[Any]:
-    """Return the figures in a layout, in order."""
-    if isinstance(layout, Plot):
-        return [layout]
-    return [figure for child in layout.children for figure in in_layout(child)]
-
-
 def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
     """Return figures of the stored data of a run; raise NotAvailable if nothing is stored."""
     if name_of(st, "led_calibration") is not None:

@@ -183,11 +183,8 @@ def read_log(document: Mapping[str, Any], log_folder: Path, most: int = TAIL) ->
     return Log(path, data.decode("utf-8", "replace"), skipped)
 
 
-class _Found(NamedTuple):
-    is_growing: bool
-    live: Live | None
-    types: list[Growing]
-    start: int
+#: Whether a run is growing, its live data, its data types, and its start [ns since unix epoch]
+_Found = tuple[bool, Live | None, list[Growing], int]
 
 
 class LivePart:
@@ -225,24 +222,22 @@ class LivePart:
             start = min((each.chunks[0].start for each in types if each.chunks), default=0)
         else:
             start = int(begun.timestamp()) * 10**9
-        return _Found(is_growing, live, types, start)
+        return is_growing, live, types, start
 
     def _take(self, found: _Found) -> None:
-        text = render.html(
-            "live_progress.html", growing=found.is_growing, live=found.live, types=found.types
-        )
+        self.is_growing, live, types, start = found
+        text = render.html("live_progress.html", growing=self.is_growing, live=live, types=types)
         set_text(self._text, text)
-        self.is_growing = found.is_growing
-        if found.is_growing:
+        if self.is_growing:
             self._grows()
         if self._figure is not None:
-            self._figure.visible = found.is_growing
-        elif not found.is_growing:
+            self._figure.visible = self.is_growing
+        elif not self.is_growing:
             return
-        for each in found.types:
+        for each in types:
             if not each.chunks:
                 continue
-            data = _steps(each, found.start)
+            data = _steps(each, start)
             source = self._sources.get(each.data_type)
             if source is None:
                 self._add(each.data_type, data)

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from bokeh.server.auth_provider import AuthProvider, NullAuth
+from bokeh.server.auth_provider import AuthProvider
 from bokeh.util.token import get_token_payload
 from tornado.web import HTTPError, RequestHandler
 
@@ -450,11 +450,6 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """Return an IP address without zone, IPv4 if it is one in IPv6; or raise ValueError."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     return getattr(ip, "ipv4_mapped", None) or ip
-
-
-def provider(site: "Site") -> AuthProvider:
-    """Return the hooks for log-in to Bokeh's server."""
-    return UserAuth(site) if site.has_users else NullAuth()
 
 
 def login_of(site: "Site", request: Any) -> Login | None:

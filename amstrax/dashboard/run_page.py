@@ -543,7 +543,8 @@ class EventsPage(OfRun):
         unit = area_unit(st, self.run_id, "event_info")
         drawn = self._waveforms(st, time_range, notes, unit)
         if len(kinds) == 3:
-            drawn += figures.in_layout(interactive.event(row, None, None, area_unit=unit))
+            layout = interactive.event(row, area_unit=unit)
+            drawn += [figure for line in layout.children for figure in line.children]
         facts = {
             label.format(unit=unit): (
                 "–" if not np.isfinite(row[field]) else f"{row[field] * factor:.5g}"

@@ -156,7 +156,9 @@ class RunsPage(Page):
         self._selection = self.html("", name="selection")
         self._unselect = button("unselect", "Select none", self._select_none, 130)
         self._select_found = button("select_all", "Select all found", self._select_all, 150)
-        self._retry_failed = button("retry", "Retry failed", self._retry, 120)
+        self._retry_failed = button(
+            "retry", "Retry failed", lambda: self._select_all("failed"), 120
+        )
         self._export = button("export", "Export", self._on_export)
         self._exported = self.html("", name="exported")
         self._actions = Column(sizing_mode="stretch_width")
@@ -303,10 +305,6 @@ class RunsPage(Page):
 
     def _search_now(self) -> run_overview.Search:
         return replace(_search(self._values()), followed=self.site.followed())
-
-    def _retry(self) -> None:
-        """Select all failed runs that the filters find, and show what would be submitted."""
-        self._select_all("failed")
 
     def _select_all(self, status: str = "") -> None:
         """Select all runs that the filters find, on all pages, as far as actions take them.

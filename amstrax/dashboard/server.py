@@ -15,6 +15,7 @@ from bokeh.embed.bundle import bundle_for_objs_and_resources
 from bokeh.embed.elements import html_page_for_render_items
 from bokeh.embed.util import RenderItem
 from bokeh.models import Div
+from bokeh.server.auth_provider import NullAuth
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
 from bokeh.server.util import bind_sockets
@@ -28,7 +29,7 @@ from tornado.ioloop import IOLoop
 from tornado.web import HTTPError, OutputTransform, RedirectHandler, RequestHandler, authenticated
 
 from amstrax.dashboard import render
-from amstrax.dashboard.logins import lasting_key, login_of, provider
+from amstrax.dashboard.logins import UserAuth, lasting_key, login_of
 from amstrax.dashboard.page import Page, arguments_of, describe
 from amstrax.dashboard.processing_page import ProcessingPage
 from amstrax.dashboard.run_page import DataPage, EventsPage, RunPage
@@ -303,7 +304,7 @@ def make_server(
     tornado = Tornado(
         applications,
         extra_websocket_origins=[*own, *origins],
-        auth_provider=provider(site),
+        auth_provider=UserAuth(site) if site.has_users else NullAuth(),
         sign_sessions=True,
         secret_key=lasting_key(f"sessions of {site.detector} at {address}:{port}"),
         xsrf_cookies=True,
