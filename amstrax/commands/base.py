@@ -227,6 +227,9 @@ def parts(text: str) -> tuple[str, ...]:
 
 #: Options that several commands have: name -> arguments of ``add_argument``, see `add`
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "--detector": dict(
+        choices=DETECTORS, default="xams", help="detector of the runs (default: xams)"
+    ),
     "--live_data_dir": dict(
         type=Path,
         metavar="FOLDER",
@@ -248,6 +251,10 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         action="store_true",
         help="process ended runs although live data is missing; metadata and run database then "
         "list what is missing",
+    ),
+    "--corrections_version": dict(
+        metavar="VERSION",
+        help="version of the corrections, as v1 or ONLINE (default: that of the context)",
     ),
     "--reconstruction": dict(
         type=parts,
@@ -291,16 +298,6 @@ def add(parser: argparse.ArgumentParser, *names: str, **changes: Any) -> None:
         parser.add_argument(name, **{**OPTIONS[name], **changes})
 
 
-def add_detector(parser: argparse.ArgumentParser, default: str = "xams") -> None:
-    """Add the option for the detector of the runs."""
-    parser.add_argument(
-        "--detector",
-        choices=DETECTORS,
-        default=default,
-        help="detector of the runs (default: xams)",
-    )
-
-
 def add_context(parser: argparse.ArgumentParser, made: str) -> None:
     """Add the option for the context, by default the first that makes `made`."""
     parser.add_argument(
@@ -326,26 +323,10 @@ def add_target(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> No
         help="data types to make (default: the raw data of the context)",
     )
     add_context(parser, "targets")
-    parser.add_argument(
-        "--detector",
-        choices=DETECTORS,
-        help="detector whose run database knows the runs (default: that of the context)",
-    )
+    text = "detector whose run database knows the runs (default: that of the context)"
+    add(parser, "--detector", default=None, help=text)
     add_data(parser, output)
-    add(parser, "--allow_incomplete")
-    add_corrections_version(parser)
-    add(parser, "--reconstruction", "--workers")
-
-
-def add_corrections_version(
-    parser: argparse.ArgumentParser, default: str = "that of the context"
-) -> None:
-    """Add the option for the version of the corrections."""
-    parser.add_argument(
-        "--corrections_version",
-        metavar="VERSION",
-        help=f"version of the corrections, as v1 or ONLINE (default: {default})",
-    )
+    add(parser, "--allow_incomplete", "--corrections_version", "--reconstruction", "--workers")
 
 
 def add_data(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> None:
@@ -441,7 +422,7 @@ def add_live_runs(parser: argparse.ArgumentParser, done: str, default: str, paus
     `done` is ``copied`` or ``deleted``, `default` describes the runs without ``--run_id``, `pause`
     is the default pause [s].
     """
-    add_detector(parser)
+    add(parser, "--detector")
     parser.add_argument(
         "--run_id",
         nargs="+",

@@ -120,8 +120,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def add_events(parser: argparse.ArgumentParser) -> None:
     """Add the options of commands that use events."""
     base.add_context(parser, "data")
-    base.add_corrections_version(parser)
-    base.add(parser, "--reconstruction")
+    base.add(parser, "--corrections_version", "--reconstruction")
 
 
 def check_options(

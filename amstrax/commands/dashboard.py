@@ -31,7 +31,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         "this machine can reach it, and it changes nothing.",
     )
     add = parser.add_argument
-    base.add_detector(parser)
+    base.add(parser, "--detector")
     add(
         "--port",
         type=int,
@@ -90,7 +90,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     base.add_engine(parser)
     base.add_data(parser)
-    base.add_corrections_version(parser, "none, unless a page asks for one")
+    text = "version of the corrections, as v1 or ONLINE (default: none, unless a page asks for one)"
+    base.add(parser, "--corrections_version", help=text)
     base.add(parser, "--reconstruction")
     base.add_seconds(parser, "--refresh", 5.0, "interval between two refreshes of a page")
     add("--check", action="store_true", help="start, request each page once, and exit")

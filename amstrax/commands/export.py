@@ -102,8 +102,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     base.add_data(
         parser, "folder of the data (default: ./strax_data, for xams_little ./amstrax_data)"
     )
-    base.add_corrections_version(parser)
-    base.add(parser, "--reconstruction", "--context_kwargs", "--workers")
+    base.add(parser, "--corrections_version", "--reconstruction", "--context_kwargs", "--workers")
     base.add_console(parser)
     args = parser.parse_args(argv)
     args.run_ids = list(dict.fromkeys(args.run_ids))

@@ -20,15 +20,13 @@ log = logging.getLogger("amstrax.rundb")
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=prog, description="Show and change run documents")
-    base.add(parser, "--debug")
-    base.add_detector(parser)
+    base.add(parser, "--debug", "--detector")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, help_: str, run_ids: str | None = None) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_)
         # Given before the subcommand, they must not be overwritten by its defaults
-        base.add(sub, "--debug", default=argparse.SUPPRESS)
-        base.add_detector(sub, argparse.SUPPRESS)
+        base.add(sub, "--debug", "--detector", default=argparse.SUPPRESS)
         if run_ids is not None:
             sub.add_argument(
                 "run_ids" if run_ids else "run_id",
@@ -82,8 +80,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     storage.add_argument(
         "--old", action="store_true", help="print only the commands that delete replaced data"
     )
-    base.add_corrections_version(storage)
-    base.add(storage, "--reconstruction")
+    base.add(storage, "--corrections_version", "--reconstruction")
     storage.add_argument(
         "--output_folder", metavar="FOLDER", help="folder of data (default: those of the settings)"
     )

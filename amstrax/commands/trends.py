@@ -17,7 +17,7 @@ from amstrax.commands import base, calibrating
 from amstrax.exceptions import NotAvailable, Stopped, UsageError
 from amstrax.rundb import connection
 from amstrax.rundb.leases import Stop
-from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
+from amstrax.settings import CONTEXT_DETECTORS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,11 +68,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="NAME",
         help="quantities to draw, as s1_rate baseline (default: all that a row has)",
     )
-    add(
-        "--detector",
-        choices=DETECTORS,
-        help="detector of the runs (default: that of the context, or else xams)",
-    )
+    text = "detector of the runs (default: that of the context, or else xams)"
+    base.add(parser, "--detector", default=None, help=text)
     calibrating.add_data(parser)
     calibrating.add_events(parser)
     args = parser.parse_args(argv)
