@@ -137,14 +137,7 @@ def results(gains: "Gains") -> "list[Result]":
 
     unit = "photoelectrons per ADC count x sample"
     return [
-        Result(
-            f"{OPTION}[{channel}]",
-            gain.to_pe.value,
-            gain.to_pe.value - gain.to_pe.error,
-            gain.to_pe.value + gain.to_pe.error,
-            unit,
-            name,
-        )
+        Result.with_error(f"{OPTION}[{channel}]", *gain.to_pe, unit, name)
         for channel, methods in gains.items()
         for name, gain in methods.items()
         if not isinstance(gain, NoGain)

@@ -97,9 +97,8 @@ def results(fit: "ElectronFit", g2: Sequence[float] | None = None) -> "list[Resu
         value, error = g2
         ratio = value / gain.value
         by = ratio * ((error / value) ** 2 + (gain.error / gain.value) ** 2) ** 0.5
-        found.append(
-            Result("extraction_efficiency", ratio, ratio - by, ratio + by, "1", "g2 / se_gain")
-        )
+        method = "g2 / se_gain"
+        found.append(Result.with_error("extraction_efficiency", ratio, by, "1", method))
     return found
 
 
