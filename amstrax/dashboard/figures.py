@@ -69,14 +69,8 @@ def load(
 ) -> np.ndarray:
     """Return stored data, or raise NotAvailable.
 
-    Parameters
-    ----------
-    sort
-        Sort of data as of `amstrax.analyses.loading.SORTS`, or a data type; or several of one kind.
-    columns
-        Columns to load if the data has them; None for all.
-    time_range
-        Range of time [ns since unix epoch]; None for the whole run.
+    `sort` is a sort of data as of `amstrax.analyses.loading.SORTS`, or a data type, or several of
+    one kind. `columns` are loaded if the data has them, `time_range` is in ns since unix epoch.
     """
     sorts = (sort,) if isinstance(sort, str) else tuple(sort)
     names = tuple(_stored_name(st, run_id, each) for each in sorts)
