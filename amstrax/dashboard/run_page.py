@@ -329,40 +329,33 @@ class DataPage(OfRun):
         self._drawn = drawn
         linked = drawn.linked
         if linked is not None:
-            for name, function in (("events", self._on_events), ("peaks", self._on_peaks)):
-                drawn.sources[name].selected.on_change(
+            for kind in ("events", "peaks"):
+                drawn.sources[kind].selected.on_change(
                     "indices",
-                    lambda attr, old, new, function=function: function(drawn, linked, new),
+                    lambda attr, old, new, kind=kind: self._on_selected(drawn, linked, kind, new),
                 )
         if "pulses" in drawn.sources:
             self.load("the gains", self._find_gains, self._gains)
 
     # Figures of one source share its selection; the page links that of events and that of peaks
 
-    def _on_events(self, drawn: Drawn, linked: Linked, rows: list[int]) -> None:
-        """Select the peaks of selected events."""
+    def _on_selected(self, drawn: Drawn, linked: Linked, kind: str, rows: list[int]) -> None:
+        """Select the peaks of selected ``events``, or the events of selected ``peaks``."""
         if drawn is not self._drawn or self._is_linking:
             return
-        self._select(drawn.sources["peaks"], linked.links.inside(rows).tolist())
-        self._show_selected(drawn, rows)
-        self._mark(drawn, linked, rows, bool(rows))
-
-    def _on_peaks(self, drawn: Drawn, linked: Linked, rows: list[int]) -> None:
-        """Select the events of selected peaks."""
-        if drawn is not self._drawn or self._is_linking:
-            return
-        events = linked.links.around(rows).tolist()
-        self._select(drawn.sources["events"], events)
-        self._show_selected(drawn, events)
-        self._mark(drawn, linked, events, False)
-
-    def _select(self, source: Any, rows: list[int]) -> None:
+        if kind == "events":
+            events, other, others = rows, "peaks", linked.links.inside(rows).tolist()
+        else:
+            events = others = linked.links.around(rows).tolist()
+            other = "events"
         # Keep the other callback from responding
         self._is_linking = True
         try:
-            source.selected.indices = rows
+            drawn.sources[other].selected.indices = others
         finally:
             self._is_linking = False
+        self._show_selected(drawn, events)
+        self._mark(drawn, linked, events, kind == "events" and bool(rows))
 
     def _mark(self, drawn: Drawn, linked: Linked, rows: list[int], is_wanted: bool) -> None:
         """Mark the peaks of events if not all peaks are points; or remove the marks."""
