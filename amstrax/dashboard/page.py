@@ -48,15 +48,7 @@ _THEME = Theme(json={"attrs": {"Widget": {"stylesheets": [STYLE]}}})
 
 
 class Page:
-    """A page in one browser tab.
-
-    Parameters
-    ----------
-    site
-        The dashboard.
-    doc
-        Document that Bokeh has made for this tab.
-    """
+    """A page in one browser tab, for which Bokeh has made the document `doc`."""
 
     #: Address of the page, and first words of its title
     path: str

@@ -170,18 +170,10 @@ def event(
 ) -> Any:
     """Return one event, a Bokeh layout: its peaks, main S1 and S2, channels, and hit pattern.
 
-    Parameters
-    ----------
-    event_row
-        With the columns of event_info, event_waveform and event_area_per_channel.
-    peaks, types
-        As of `waveforms`: those within the event are shown above; None: without.
-    top_channels
-        Channels of the top PMTs a, b, c, d, or one.
-    radius
-        Of the hit pattern [mm].
-    width
-        Width of the layout [pixels].
+    `event_row` has the columns of event_info, event_waveform and event_area_per_channel. Of
+    `peaks`, as of `waveforms`, those within the event are shown above. `top_channels` are those of
+    the top PMTs a, b, c, d, or one; the hit pattern has this `radius` [mm], the layout this `width`
+    [pixels].
     """
     layouts = _bokeh.bokeh().layouts
     rows = []
