@@ -1,6 +1,6 @@
 """Figures of merit of the reconstruction, from simulated and reconstructed events."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -82,11 +82,12 @@ def validation_report(
     """
     rings: dict[str, list] = {}
     uniformity: dict[str, Any] = {}
+    text = "peaks that hold no true S1 or S2: after-pulses, dark counts, noise"
     rows = [
         *_signal_numbers(matched, "s1"),
         *_signal_numbers(matched, "s2"),
         *_line_numbers(matched),
-        *_stray_numbers(matched, conditions),
+        ("stray_peaks", _rate(int((matched.labels["kind"] == 0).sum()), conditions), "Hz", text),
     ]
     if conditions.has_events:
         rings, uniformity = _rings(matched, conditions), _uniformity(matched, conditions)
@@ -168,7 +169,9 @@ def led_report(
 
 
 def _report(rows: list[Row], n_truth: int, n_peaks: int, n_events: int | None) -> dict[str, Any]:
-    numbers = as_numbers(rows)
+    numbers = {
+        name: {**number._asdict(), "unit": unit, "text": text} for name, number, unit, text in rows
+    }
     return {
         "format": FORMAT,
         "n_truth": n_truth,
@@ -190,13 +193,6 @@ def pile_up_numbers(reports: Mapping[float, Mapping[str, Any]]) -> dict[str, dic
                 text = f"at {rate:g} Hz: {entry['text']}"
                 found[f"pile_up_{name}_{rate:g}"] = {**entry, "text": text}
     return found
-
-
-def as_numbers(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
-    """Return the entries of ``numbers`` of a report, by name."""
-    return {
-        name: {**number._asdict(), "unit": unit, "text": text} for name, number, unit, text in rows
-    }
 
 
 #: Lowest and highest good value of numbers; others are named as poor
@@ -436,14 +432,6 @@ def _event_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
     ):
         fraction = statistics.share(flagged, own)
         yield f"event_pile_up_{name}", fraction, "1", f"reconstructed events {text} with pile_up"
-
-
-def _stray_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
-    """Yield numbers of peaks without a true signal."""
-    n_stray = int((matched.labels["kind"] == 0).sum())
-    rate = _rate(n_stray, conditions)
-    text = "peaks that hold no true S1 or S2: after-pulses, dark counts, noise"
-    yield "stray_peaks", rate, "Hz", text
 
 
 def _rate(n: int, conditions: Conditions) -> Number:

@@ -138,10 +138,12 @@ def _measure(
 ) -> dict[str, Any]:
     """Make the data of a run and return its row, which says why it failed."""
     failed: dict[str, str] = {}
+    path = args.run_documents.get(run_id)
     try:
-        processing = base.filled(ProcessingOptions, args, run_document=_document(args, run_id))
+        document = None if path is None else base.run_document(path)
+        processing = base.filled(ProcessingOptions, args, run_document=document)
         st, _ = amstraxer.make_context(processing, run_id)
-        calibrating.check_run(st, run_id, args.context, args.run_documents.get(run_id))
+        calibrating.check_run(st, run_id, args.context, path)
         for target in () if args.only_stored_data else measuring.data_types(st):
             try:
                 amstraxer.process(run_id, replace(processing, targets=(target,)), stop)
@@ -155,11 +157,6 @@ def _measure(
         _check_stopped(error, stop)
         log.debug("run %s", run_id, exc_info=True)
         return measuring.make_row(run_id, options, error=measuring.reason(error))
-
-
-def _document(args: argparse.Namespace, run_id: str) -> Mapping[str, Any] | None:
-    path = args.run_documents.get(run_id)
-    return None if path is None else base.run_document(path)
 
 
 def _check_stopped(error: Exception, stop: Stop) -> None:

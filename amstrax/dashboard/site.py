@@ -52,22 +52,11 @@ _ALARM_SHARE = 300
 TIDY_EVERY = 20.0
 
 
-#: Size from which arrays are returned to the system when they are freed [bytes]
+#: Size from which arrays are returned to the system when they are freed; glibc may keep them
+#: otherwise [bytes]
 _LARGE = 1 << 20
 #: Number of heaps, shared by threads; each keeps the most it has had
 _HEAPS = 2
-
-
-def return_large_arrays() -> None:
-    """Return memory of large arrays to the system when they are freed; glibc may keep it."""
-    base.libc("mallopt", base.M_MMAP_THRESHOLD, _LARGE)
-    base.libc("mallopt", base.M_ARENA_MAX, _HEAPS)
-
-
-def freeze_existing_objects() -> None:
-    """Freeze existing objects for the garbage collector, so that `trim_heap` skips them."""
-    gc.collect()
-    gc.freeze()
 
 
 def trim_heap() -> None:
@@ -495,11 +484,13 @@ class Site:
             for name in self.contexts():
                 getattr(contexts, name)(init_rundb=False, storage=[])
             draw()
-            # Otherwise the full garbage collection at each closed page blocks all others
-            freeze_existing_objects()
+            # Otherwise the full garbage collection of `trim_heap` blocks all pages
+            gc.collect()
+            gc.freeze()
 
         sys.setswitchinterval(0.001)
-        return_large_arrays()
+        base.libc("mallopt", base.M_MMAP_THRESHOLD, _LARGE)
+        base.libc("mallopt", base.M_ARENA_MAX, _HEAPS)
         self.pool.submit(work)
 
     def tidy(self) -> None:
