@@ -67,11 +67,6 @@ class Search:
     def filter(self) -> Filter:
         """Return the filter for these runs; raise InvalidOption for an unknown status."""
         conditions: list[Filter] = [_has_word(word) for word in self.text.split()]
-        for status in self.statuses:
-            if status not in documents.STATES:
-                raise InvalidOption(
-                    f"status {status!r} is unknown{did_you_mean(status, documents.STATES)}"
-                )
         if self.statuses:
             conditions.append(documents.has_state(*self.statuses, followed=self.followed))
         if self.modes:
