@@ -127,7 +127,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 def main(args: argparse.Namespace) -> int:
     from amstrax.auto_processing import job
 
-    options, folder = ExportOptions.of(args), args.output or "the current folder"
+    targets = tuple(dict.fromkeys(args.target))
+    processing = base.filled(ProcessingOptions, args, targets=targets)
+    options = base.filled(ExportOptions, args, processing=processing)
+    folder = args.output or "the current folder"
     return job.run_strax_tool(args, log, lambda stop: export(options, stop), "the export", folder)
 
 
@@ -143,13 +146,6 @@ class ExportOptions:
     selection: Sequence[str] | None = None
     columns: Sequence[str] | None = None
     seconds_range: Sequence[float] | None = None
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> "ExportOptions":
-        targets = tuple(dict.fromkeys(args.target))
-        return base.filled(
-            cls, args, processing=base.filled(ProcessingOptions, args, targets=targets)
-        )
 
 
 class Column(NamedTuple):
@@ -207,11 +203,9 @@ class _Format(ABC):
     def _open(self, path: Path) -> None: ...
 
     @abstractmethod
-    def write(self, columns: Mapping[str, "np.ndarray"]) -> None:
-        """Add rows."""
+    def write(self, columns: Mapping[str, "np.ndarray"]) -> None: ...
 
     def close(self) -> None:
-        """Complete the file."""
         self._file.close()
 
 

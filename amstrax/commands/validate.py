@@ -181,10 +181,6 @@ class ValidationOptions:
     force: bool = False
     keep: bool = False
 
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> "ValidationOptions":
-        return base.filled(cls, args, option_sets=dict(args.options), model=model(args))
-
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
@@ -203,7 +199,9 @@ def _report(args: argparse.Namespace, stop: Stop) -> str:
     if args.report:
         reports = {"": validation_text.read_report(args.report)}
     else:
-        reports = make_reports(ValidationOptions.of(args), stop)
+        sets = dict(args.options)
+        options = base.filled(ValidationOptions, args, option_sets=sets, model=model(args))
+        reports = make_reports(options, stop)
     (first, report), *others = reports.items()
     text = f"Options {first}\n" if first else ""
     text += validation_text.format_report(report)
@@ -295,18 +293,13 @@ def assess(
     options: ValidationOptions,
     stop: Stop,
 ) -> tuple[dict[str, Any], "Matched | None"]:
-    """Process a simulated run, and compare it with its truth.
-
-    Returns
-    -------
-    Report, and matches of true with reconstructed signals; None for an LED run.
-    """
+    """Process a simulated run; return its report, and matches with its truth (None of LED runs)."""
     import amstrax
     from amstrax.analyses import validation
     from amstrax.simulation import load_truth
 
-    settings, processed = _settings(run), _Processed(run, folder, more_options, options, stop)
-    detector = settings.get("detector", {})
+    processed = _Processed(run, folder, more_options, options, stop)
+    settings, detector = processed.settings, processed.detector
     if processed.context == "xams_led":
         matched = None
         report = validation.led_report(
@@ -319,7 +312,7 @@ def assess(
             settings["occupancy"],
         )
     else:
-        matched, conditions, parts = processed.match(detector)
+        matched, conditions, parts = processed.match()
         report = validation.validation_report(matched, conditions, parts)
     report["made"] = {
         "amstrax": amstrax.__version__,
@@ -385,12 +378,11 @@ class _Processed:
         from amstrax.analyses import validation_data
         from amstrax.simulation import load_truth, parts
 
-        settings = _settings(run)
-        detector = settings.get("detector", {})
-        self.run = run
-        self.context = _context_of(settings)
-        self.has_nai = detector.get("external_channel", 5) is not None
-        self.has_sipm = detector.get("sipm_channel", 6) is not None
+        self.run, self.settings = run, _settings(run)
+        self.detector = self.settings.get("detector", {})
+        self.context = _context_of(self.settings)
+        self.has_nai = self.detector.get("external_channel", 5) is not None
+        self.has_sipm = self.detector.get("sipm_channel", 6) is not None
         targets = [
             target
             for target in self.TARGETS[self.context]
@@ -438,7 +430,7 @@ class _Processed:
         """Return the hash of the lineage of the main data type."""
         return self._st.key_for(self.run.run_id, self.TARGETS[self.context][-1]).lineage_hash
 
-    def match(self, detector: Mapping[str, Any]) -> "tuple[Matched, Conditions, Parts | None]":
+    def match(self) -> "tuple[Matched, Conditions, Parts | None]":
         """Return matches, conditions for the figures of merit, and parts of the truth."""
         import numpy as np
 
@@ -453,10 +445,10 @@ class _Processed:
             left_event_extension=self._option("events", "left_event_extension") if is_xams else 0,
             right_event_extension=self._option("events", "right_event_extension") if is_xams else 0,
             elife=self._option("corrected_areas", "elife") if is_xams else np.nan,
-            true_elife=float(detector.get("electron_lifetime", "nan")),
+            true_elife=float(self.detector.get("electron_lifetime", "nan")),
             has_events=is_xams,
-            radius=float(detector.get("radius", "nan")),
-            depth=float(detector.get("gate_cathode_distance", "nan")),
+            radius=float(self.detector.get("radius", "nan")),
+            depth=float(self.detector.get("gate_cathode_distance", "nan")),
         )
         if is_xams:
             events = self.load("event_info")
@@ -464,7 +456,7 @@ class _Processed:
             events = validation_data.NO_EVENTS
             # The chain of XAMSL has neither gains nor types
             peaks = validation_data.with_true_types(
-                peaks, truth, float(np.mean(detector["photoelectron_areas"]))
+                peaks, truth, float(np.mean(self.detector["photoelectron_areas"]))
             )
         if not self.has_parts:
             return validation_data.match(truth, peaks, events), conditions, None
