@@ -201,17 +201,12 @@ class Part:
     ) -> np.ndarray:
         """Return the data of the part: given by the caller, or loaded.
 
+        The sorts are of one data kind: their columns are joined, and only `columns` are kept, of
+        those that exist. The selection, of `main`, is left out with a `margin`: data then begins
+        this long before the range [ns].
+
         Raises NoSuchDataType without such data in the context, InvalidOption for a wrong selection,
         and strax.DataNotAvailable without data of the run.
-
-        Parameters
-        ----------
-        sorts
-            Of one data kind: their columns are joined. The selection is of `main`.
-        columns
-            Keep only these, of those that exist.
-        margin
-            Begin this long before the range [ns], and leave out the selection.
         """
         is_main = self.main in sorts or self.has_given(argument_of(sorts[0]))
         selection = self._selection if is_main and not margin else None

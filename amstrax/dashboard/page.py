@@ -175,24 +175,14 @@ class Page:
     ) -> None:
         """Run slow work in a thread, and pass its result to the page.
 
-        Of concurrent calls with the same `what` only the last one counts. Work that fails with an
-        expected error other than `UsageError` is retried, until it succeeds or a later call
-        replaces it.
+        The `work`, which messages call `what`, must not touch the page. `then` takes its result, in
+        the thread of the server, or is a part that shows it as HTML. Of concurrent calls with the
+        same `what` only the last one counts. Work that fails with an expected error other than
+        `UsageError` is retried, until it succeeds or a later call replaces it.
 
-        Parameters
-        ----------
-        what
-            Name of the work, for messages.
-        work
-            Does it; must not touch the page.
-        then
-            Takes the result, in the thread of the server; or a part that shows it as HTML.
-        again
-            Start even if work of this name is running or has just run. Periodic refreshes pass
-            False, and are not retried.
-        place
-            Part that says that the result is waited for, by default that of `then`: an error
-            empties it.
+        Periodic refreshes pass `again` False: they do not start while work of this name is running
+        or has just run, and are not retried. The part `place`, by default that of `then`, says that
+        the result is waited for: an error empties it.
         """
         if isinstance(then, Div):
             place = then

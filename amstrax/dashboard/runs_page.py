@@ -275,7 +275,6 @@ class RunsPage(Page):
         self.load("the list of runs", lambda: self.site.shared(key, work), self._take, again)
 
     def _live_time(self, search: run_overview.Search) -> run_overview.LiveTime:
-        """Return how long the runs last that a search finds, see `run_overview.live_time`."""
         site = self.site
 
         def known() -> dict[str, float]:
@@ -295,7 +294,6 @@ class RunsPage(Page):
         )
 
     def _availability(self, found: list[dict[str, Any]], names: list[str]) -> list[dict[str, str]]:
-        """Return for each run whether its data is there, see `run_overview.availability`."""
         with self.site.few:
             contexts = {name: self.site.context(name) for name in set(names)}
             return [
