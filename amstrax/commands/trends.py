@@ -148,20 +148,17 @@ def _measure(
             try:
                 amstraxer.process(run_id, replace(processing, targets=(target,)), stop)
             except Exception as error:
-                _check_stopped(error, stop)
+                if isinstance(error, Stopped) or stop.reason:
+                    raise
                 failed[target] = measuring.reason(error)
         return measuring.row_of(st, run_id, options, failed)
     except (UsageError, Stopped):
         raise
     except Exception as error:
-        _check_stopped(error, stop)
+        if stop.reason:
+            raise
         log.debug("run %s", run_id, exc_info=True)
         return measuring.make_row(run_id, options, error=measuring.reason(error))
-
-
-def _check_stopped(error: Exception, stop: Stop) -> None:
-    if isinstance(error, Stopped) or stop.reason:
-        raise error
 
 
 # Output

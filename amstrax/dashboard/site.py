@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
 import secrets
-import socket
 import sys
 import threading
 import time
@@ -242,7 +242,6 @@ class Site:
         self.watcher = Watcher(self)
         #: Key -> lock, result, and time until which it counts
         self._shared: dict[Any, tuple[threading.Lock, list[Any]]] = {}
-        self.host = socket.gethostname()
         #: Alarms to show
         self.alarms: list[alarms.Alarm] = []
         self._alarms_error = ""
@@ -252,7 +251,6 @@ class Site:
         self.storage = Background(self, self._find_storage, 120 * self.refresh)
         self._tidied_at, self._is_tidy_due = -TIDY_EVERY, False
         self._embedded: Any = None
-        self._data_types: list[str] = []
         self._empty = TemporaryDirectory(prefix="amstrax_dashboard_")
         #: Number of this start of the dashboard
         self.start = secrets.token_hex(8)
@@ -462,12 +460,11 @@ class Site:
         """Return the names of the contexts of the detector, the default first."""
         return [name for name, its in settings.CONTEXT_DETECTORS.items() if its == self.detector]
 
+    @functools.cached_property
     def data_types(self) -> list[str]:
-        """Return the names of all data types of the contexts of the detector."""
-        if not self._data_types:
-            found = {name: self.context(name)._plugin_class_registry for name in self.contexts()}
-            self._data_types = sorted(set().union(*found.values()))
-        return self._data_types
+        """Names of all data types of the contexts of the detector."""
+        found = (self.context(name)._plugin_class_registry for name in self.contexts())
+        return sorted(set().union(*found))
 
     def context_for(self, document: Mapping[str, Any]) -> str:
         """Return the name of the context that processes a run."""

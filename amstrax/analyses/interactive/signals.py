@@ -221,12 +221,11 @@ def _area_per_channel(row: np.void, width: int, area_unit: str) -> Any:
         "Area per channel", "Channel", f"Area [{area_unit}]", (False, True), tools="pan,reset,save",
         width=width, height=260,
     )  # fmt: skip
-    floor, shown = 1.0, False
+    floor = 1.0
     for prefix, shift in (("s1", -0.2), ("s2", 0.2)):
         area = np.asarray(row[f"{prefix}_area_per_channel"], dtype=np.float64)
         if not np.isfinite(row[f"{prefix}_area"]):
             continue
-        shown = True
         kind = 1 if prefix == "s1" else 2
         bars = figure.vbar(
             x=np.arange(len(area)) + shift, top=np.maximum(area, floor), bottom=floor, width=0.36,
@@ -235,7 +234,7 @@ def _area_per_channel(row: np.void, width: int, area_unit: str) -> Any:
         bars.data_source.data["area"] = area
         _bokeh.add_hover(figure, bars, ("area", f"@area{{0.0}} {area_unit}"))
     figure.xaxis.ticker = list(range(len(row["s1_area_per_channel"])))
-    if shown:
+    if figure.legend:
         _bokeh.set_legend(figure)
     else:
         _bokeh.note(figure, "none")
