@@ -214,9 +214,8 @@ def s1_s2(source: Any, s1: str = "cs1", s2: str = "cs2", log: bool = True, **opt
 def positions(source: Any, radius: float | None = None, **options: Any) -> Any:
     """Return x and y of an event source, with a circle of `radius` [mm] unless None."""
     figure = scatter(
-        source, "x", "y", "Position", (False, False), ("event_number",), match_aspect=True,
-        **options,
-    )  # fmt: skip
+        source, "x", "y", "Position", hover=("event_number",), match_aspect=True, **options
+    )
     if radius is not None:
         angle = np.linspace(0, 2 * np.pi, 100)
         figure.line(
@@ -325,9 +324,8 @@ def value_histogram(
             f"the source has no column {column!r}" + did_you_mean(column, source.data)
         )
     figure = _histogram_figure(title, label, log_x, log_y, source, options)
-    values = np.asarray(source.data[column])
     _add_histogram(figure, source, column, n_bins, limits, log_x, log_y, style.BLUE, linked)
-    if not np.isfinite(values.astype(float)).any():
+    if not np.isfinite(np.asarray(source.data[column], dtype=float)).any():
         _bokeh.note(figure, "nothing to show")
     return figure
 
