@@ -438,8 +438,8 @@ def test_rates_are_over_the_time_of_the_run(analysed, tmp_path, documented):  # 
         for normalize in ("rate", "counts")
     )
     assert number.values.sum() / rate.values.sum() == pytest.approx(expected, abs=1e-3)
-    drawn = figures.span(st, RUN_ID, "peak_basics")
-    assert (drawn.end - drawn.start) / 1e9 == pytest.approx(expected, abs=1e-3)
+    start, end = figures.span(st, RUN_ID, "peak_basics")
+    assert (end - start) / 1e9 == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_run_document_that_ends_before_the_data(analysed, tmp_path):  # noqa: F811

@@ -148,13 +148,14 @@ class Part:
             data_type.removeprefix("raw_records_"),
         ):
             if group in groups:
-                return _numbers(groups[group])
+                first, last = groups[group]
+                return list(range(first, last + 1))
         return list(range(int(self.context.config["n_tpc_pmts"])))
 
     def top_channels(self) -> list[int]:
         """Return the channels of the top PMTs; none where the channel map has no such group."""
-        groups = self._groups()
-        return _numbers(groups["top"]) if "top" in groups else []
+        first, last = self._groups().get("top", (0, -1))
+        return list(range(first, last + 1))
 
     @functools.cached_property
     def run_start(self) -> int:
@@ -200,17 +201,12 @@ class Part:
     ) -> np.ndarray:
         """Return the data of the part: given by the caller, or loaded.
 
+        The sorts are of one data kind: their columns are joined, and only `columns` are kept, of
+        those that exist. The selection, of `main`, is left out with a `margin`: data then begins
+        this long before the range [ns].
+
         Raises NoSuchDataType without such data in the context, InvalidOption for a wrong selection,
         and strax.DataNotAvailable without data of the run.
-
-        Parameters
-        ----------
-        sorts
-            Of one data kind: their columns are joined. The selection is of `main`.
-        columns
-            Keep only these, of those that exist.
-        margin
-            Begin this long before the range [ns], and leave out the selection.
         """
         is_main = self.main in sorts or self.has_given(argument_of(sorts[0]))
         selection = self._selection if is_main and not margin else None
@@ -316,11 +312,6 @@ class Part:
                 f"({reason}): check the run and the context's output_folder, or make it from live "
                 f"data, `amstraxer {self.run_id} --target {self._targets[-1]}`"
             ) from None
-
-
-def _numbers(first_and_last: tuple[int, int]) -> list[int]:
-    first, last = first_and_last
-    return np.arange(first, last + 1).tolist()
 
 
 def types_with_dead_time(context: strax.Context, run_id: str) -> list[str]:

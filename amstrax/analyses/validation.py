@@ -1,6 +1,6 @@
 """Figures of merit of the reconstruction, from simulated and reconstructed events."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -82,11 +82,12 @@ def validation_report(
     """
     rings: dict[str, list] = {}
     uniformity: dict[str, Any] = {}
+    text = "peaks that hold no true S1 or S2: after-pulses, dark counts, noise"
     rows = [
         *_signal_numbers(matched, "s1"),
         *_signal_numbers(matched, "s2"),
         *_line_numbers(matched),
-        *_stray_numbers(matched, conditions),
+        ("stray_peaks", _rate(int((matched.labels["kind"] == 0).sum()), conditions), "Hz", text),
     ]
     if conditions.has_events:
         rings, uniformity = _rings(matched, conditions), _uniformity(matched, conditions)
@@ -168,7 +169,9 @@ def led_report(
 
 
 def _report(rows: list[Row], n_truth: int, n_peaks: int, n_events: int | None) -> dict[str, Any]:
-    numbers = as_numbers(rows)
+    numbers = {
+        name: {**number._asdict(), "unit": unit, "text": text} for name, number, unit, text in rows
+    }
     return {
         "format": FORMAT,
         "n_truth": n_truth,
@@ -190,13 +193,6 @@ def pile_up_numbers(reports: Mapping[float, Mapping[str, Any]]) -> dict[str, dic
                 text = f"at {rate:g} Hz: {entry['text']}"
                 found[f"pile_up_{name}_{rate:g}"] = {**entry, "text": text}
     return found
-
-
-def as_numbers(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
-    """Return the entries of ``numbers`` of a report, by name."""
-    return {
-        name: {**number._asdict(), "unit": unit, "text": text} for name, number, unit, text in rows
-    }
 
 
 #: Lowest and highest good value of numbers; others are named as poor
@@ -314,7 +310,6 @@ def _is_right_type(matched: Matched, kind: str) -> np.ndarray:
 
 
 def _signal_numbers(matched: Matched, kind: str) -> Iterator[Row]:
-    """Yield numbers of all S1s or all S2s."""
     least = THRESHOLDS[kind]
     large = (matched.truth[f"{kind}_pe"] > least) & matched.is_one(kind)
     name = f"{kind.upper()}s above {least} PE"
@@ -368,7 +363,6 @@ def line(truth: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _line_numbers(matched: Matched) -> Iterator[Row]:
-    """Yield numbers of the full energy of a source."""
     on_line, energy = line(matched.truth)
     if np.isnan(energy):
         return
@@ -410,7 +404,6 @@ def _by_size(size: np.ndarray, found: np.ndarray, ratio: np.ndarray) -> dict[str
 
 
 def _event_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
-    """Yield numbers of events as a whole."""
     truth, match_ = matched.truth, matched.of_events
     large = (truth["s1_pe"] > THRESHOLDS["s1"]) & (truth["s2_pe"] > THRESHOLDS["s2"])
     both = match_["s1_is_main"] & match_["s2_is_main"]
@@ -439,14 +432,6 @@ def _event_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
     ):
         fraction = statistics.share(flagged, own)
         yield f"event_pile_up_{name}", fraction, "1", f"reconstructed events {text} with pile_up"
-
-
-def _stray_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
-    """Yield numbers of peaks without a true signal."""
-    n_stray = int((matched.labels["kind"] == 0).sum())
-    rate = _rate(n_stray, conditions)
-    text = "peaks that hold no true S1 or S2: after-pulses, dark counts, noise"
-    yield "stray_peaks", rate, "Hz", text
 
 
 def _rate(n: int, conditions: Conditions) -> Number:
@@ -494,7 +479,6 @@ def _poisson_merging(matched: Matched, conditions: Conditions) -> float:
 
 
 def _position_numbers(matched: Matched) -> Iterator[Row]:
-    """Yield numbers of drift time and position."""
     truth, events = matched.clean_rows()
     for field, unit in (("drift_time", "ns"), ("z", "mm"), ("x", "mm"), ("y", "mm")):
         text = field.replace("_", " ")
@@ -526,7 +510,6 @@ def _in_bins(value: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def _rings(matched: Matched, conditions: Conditions) -> dict[str, list]:
-    """Return ``rings`` of the report."""
     truth, events = matched.clean_rows()
     edges, _ = _edges(conditions, matched.truth)
     r = np.hypot(truth["x"], truth["y"])
@@ -549,7 +532,6 @@ def _rings(matched: Matched, conditions: Conditions) -> dict[str, list]:
 
 
 def _ring_numbers(rings: dict[str, list]) -> Iterator[Row]:
-    """Yield numbers of positions in rings."""
     for i in range(N_RINGS):
         low, high = rings["edges"][i : i + 2]
         where = f"position, true r of {low:.1f} to {high:.1f} mm"
@@ -589,7 +571,6 @@ def _uniformity(matched: Matched, conditions: Conditions) -> dict[str, Any]:
 
 
 def _energy_numbers(matched: Matched, uniformity: dict[str, Any]) -> Iterator[Row]:
-    """Yield numbers of uniformity and resolution of corrected areas."""
     for name, quantum in (("cs1", "photon"), ("cs2", "electron")):
         median, error = (np.array(uniformity[f"{name}{suffix}"]) for suffix in ("", "_error"))
         used = np.isfinite(median)
@@ -702,7 +683,6 @@ def _found_scatters(
 
 
 def _composition_numbers(matched: Matched, parts: Parts, conditions: Conditions) -> Iterator[Row]:
-    """Yield numbers of what peaks are made of."""
     made_of = parts.made_of
     row = np.searchsorted(matched.truth["event_number"], made_of["event_number"])
     for i, kind in enumerate(KINDS):
@@ -796,7 +776,6 @@ def _sensor(
 
 
 def _coincidence_numbers(matched: Matched, coincidences: np.ndarray) -> Iterator[Row]:
-    """Yield numbers of coincidences with the NaI detector."""
     rows = np.flatnonzero(matched.clean)
     energy = matched.truth["external_energy"][rows]
     is_coinc = coincidences["is_coinc"][matched.of_events["event"][rows]].astype(bool)
@@ -849,7 +828,6 @@ def _change_over_drift(drift_time: np.ndarray, cs2: np.ndarray) -> Number:
 
 
 def _lifetime_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
-    """Yield numbers of the electron lifetime."""
     own, energy = line(matched.truth)
     of = f"of {energy:g} keV" if np.isfinite(energy) else "of all energies"
     drift_time, _, per_electron = lifetime_points(matched)

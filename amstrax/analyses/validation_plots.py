@@ -113,20 +113,12 @@ def plot_rings(report: dict[str, Any], axes: Axes) -> None:
     """Draw errors of positions in rings."""
     rings = {name: np.array(values, float) for name, values in report["rings"].items()}
     edges = rings["edges"]
-    center = (edges[1:] + edges[:-1]) / 2
     for name, color, marker, text in (
         ("error", style.BLUE, "o", "median distance of found and true"),
         ("bias", style.VERMILLION, "s", "median of found r - true r"),
     ):
-        axes.errorbar(
-            center,
-            rings[name],
-            xerr=np.diff(edges) / 2,
-            yerr=rings[f"{name}_error"],
-            fmt=marker,
-            color=color,
-            label=text,
-        )
+        look: dict[str, Any] = {"fmt": marker, "color": color, "label": text}
+        _draw_bins(axes, edges, slice(None), rings[name], rings[f"{name}_error"], **look)
     axes.axhline(0, color=style.GREY, lw=0.8, zorder=0)
     axes.set(xlabel="true r [mm]", ylabel="[mm]", title="Position in rings of the same area")
     axes.legend()
@@ -158,16 +150,8 @@ def plot_kr_delays(report: dict[str, Any], axes: Axes) -> None:
         ("one", style.GREEN, "s", "one S1"),
         ("unknown", style.VERMILLION, "^", "no type"),
     ):
-        shown, value, error = _fractions(table[name], table["n"])
-        axes.errorbar(
-            ((edges[1:] + edges[:-1]) / 2)[shown],
-            value,
-            xerr=np.diff(edges)[shown] / 2,
-            yerr=error,
-            fmt=marker,
-            color=color,
-            label=label,
-        )
+        look: dict[str, Any] = {"fmt": marker, "color": color, "label": label}
+        _draw_bins(axes, edges, *_fractions(table[name], table["n"]), **look)
     axes.set(xlabel="true delay [ns]", ylabel="found as [%]", title="S1 pairs of Kr-83m")
     axes.legend()
 
@@ -264,19 +248,23 @@ def _draw_by_size(
     """Draw values with errors [%] of the shown bins of photoelectrons."""
     if not shown.any():
         return
-    edges = np.array(data["edges"])
-    center = np.sqrt(edges[1:] * edges[:-1])
+    look: dict[str, Any] = {"fmt": _MARKERS[kind], "color": _COLORS[kind], "label": kind.upper()}
+    _draw_bins(axes, np.array(data["edges"]), shown, value, error, is_log=True, ms=4, **look)
+
+
+def _draw_bins(
+    axes: Axes,
+    edges: np.ndarray,
+    shown: np.ndarray | slice,
+    value: np.ndarray,
+    error: np.ndarray,
+    is_log: bool = False,
+    **look: Any,
+) -> None:
+    """Draw values with errors of the shown bins, at the bins' centers."""
+    center = np.sqrt(edges[1:] * edges[:-1]) if is_log else (edges[1:] + edges[:-1]) / 2
     width = np.array([center - edges[:-1], edges[1:] - center])
-    axes.errorbar(
-        center[shown],
-        value,
-        xerr=width[:, shown],
-        yerr=error,
-        fmt=_MARKERS[kind],
-        ms=4,
-        color=_COLORS[kind],
-        label=kind.upper(),
-    )
+    axes.errorbar(center[shown], value, xerr=width[:, shown], yerr=error, **look)
 
 
 def _label_size(axes: Axes) -> None:

@@ -95,7 +95,8 @@ def _plainly(report: Report) -> list[str]:
     ends = ("", "_of_line") if exceeds("s2_saturated", _MANY) else ()
     for change, bias in zip((f"elife_left{end}" for end in ends), _LIFETIMES, strict=False):
         if change in poor or bias in poor:
-            found = f"is {percent(bias, True)} off" if _is_known(numbers, bias) else "is not found"
+            is_known = bias in numbers and math.isfinite(numbers[bias]["value"])
+            found = f"is {percent(bias, True)} off" if is_known else "is not found"
             what = numbers[change]["text"].partition(" from ")[0]
             lines.append(
                 f"S2s saturate, those of short drifts most: {what} changes by "
@@ -117,10 +118,6 @@ def _plainly(report: Report) -> list[str]:
             "do not know the light of the geometry, nor saturation"
         )
     return ["In words:", *(f"  {line}" for line in lines)] if lines else []
-
-
-def _is_known(numbers: dict[str, Any], name: str) -> bool:
-    return name in numbers and math.isfinite(numbers[name]["value"])
 
 
 def _sizes(kind: str, columns: dict[str, list]) -> list[str]:

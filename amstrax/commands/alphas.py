@@ -27,7 +27,6 @@ _ODD_P_VALUE = 1e-3
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Find the alpha lines of Rn-222, Po-218 and Po-214 in runs of XAMSL: positions,"
@@ -81,19 +80,16 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return args
 
 
-def work(args: argparse.Namespace, stop: Stop) -> str:
-    """Find the lines, write the requested files, and return the table to print.
+def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
+    """Find the lines and, if they are asked for, gains.
 
     Raises
     ------
     NoResult
         If alphas are too few, do not form lines, or a gain to write cannot be measured.
-    AmstraxError
-        If a run cannot be processed.
     """
     from amstrax.calibration import alphas
 
-    new = calibrating.new_entries(args, (OPTION,))  # reports errors in files before the work
     units = []
 
     def look(run_id: str, st: Any) -> None:
@@ -116,17 +112,15 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
     gains = _photoelectrons(args, stop) if args.gains else {}
     found += gains.values()
     values = [1 / gains[c].value if c in gains else 1.0 for c in range(_N_GAINS)]
-    if new:
+    if args.write:
         notes.append("channels without a measurement have the gain 1")
         log.warning(
             "gains from tails depend on the shape of the tail: vary --tail, and keep them only if "
             "they change by less than their errors"
         )
-    return calibrating.finish(
-        args,
-        [(args.run_ids, result) for result in found],
+    return calibrating.Measured(
+        found,
         lambda: analyses.energy_plots.plot_alphas(fit, units[-1]),
-        new,
         lambda entry: values,
         ["", *notes],
     )
@@ -155,7 +149,7 @@ def _photoelectrons(args: argparse.Namespace, stop: Stop) -> "dict[int, Result]"
     return found
 
 
-main = calibrating.main_of(parse_args, work, log, "the lines")
+main = calibrating.main_of(parse_args, measure, lambda args: (OPTION,), log, "the lines")
 
 if __name__ == "__main__":
     sys.exit(main())

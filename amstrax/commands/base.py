@@ -227,6 +227,9 @@ def parts(text: str) -> tuple[str, ...]:
 
 #: Options that several commands have: name -> arguments of ``add_argument``, see `add`
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "--detector": dict(
+        choices=DETECTORS, default="xams", help="detector of the runs (default: xams)"
+    ),
     "--live_data_dir": dict(
         type=Path,
         metavar="FOLDER",
@@ -248,6 +251,10 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         action="store_true",
         help="process ended runs although live data is missing; metadata and run database then "
         "list what is missing",
+    ),
+    "--corrections_version": dict(
+        metavar="VERSION",
+        help="version of the corrections, as v1 or ONLINE (default: that of the context)",
     ),
     "--reconstruction": dict(
         type=parts,
@@ -291,16 +298,6 @@ def add(parser: argparse.ArgumentParser, *names: str, **changes: Any) -> None:
         parser.add_argument(name, **{**OPTIONS[name], **changes})
 
 
-def add_detector(parser: argparse.ArgumentParser, default: str = "xams") -> None:
-    """Add the option for the detector of the runs."""
-    parser.add_argument(
-        "--detector",
-        choices=DETECTORS,
-        default=default,
-        help="detector of the runs (default: xams)",
-    )
-
-
 def add_context(parser: argparse.ArgumentParser, made: str) -> None:
     """Add the option for the context, by default the first that makes `made`."""
     parser.add_argument(
@@ -326,26 +323,10 @@ def add_target(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> No
         help="data types to make (default: the raw data of the context)",
     )
     add_context(parser, "targets")
-    parser.add_argument(
-        "--detector",
-        choices=DETECTORS,
-        help="detector whose run database knows the runs (default: that of the context)",
-    )
+    text = "detector whose run database knows the runs (default: that of the context)"
+    add(parser, "--detector", default=None, help=text)
     add_data(parser, output)
-    add(parser, "--allow_incomplete")
-    add_corrections_version(parser)
-    add(parser, "--reconstruction", "--workers")
-
-
-def add_corrections_version(
-    parser: argparse.ArgumentParser, default: str = "that of the context"
-) -> None:
-    """Add the option for the version of the corrections."""
-    parser.add_argument(
-        "--corrections_version",
-        metavar="VERSION",
-        help=f"version of the corrections, as v1 or ONLINE (default: {default})",
-    )
+    add(parser, "--allow_incomplete", "--corrections_version", "--reconstruction", "--workers")
 
 
 def add_data(parser: argparse.ArgumentParser, output: str = LAB_FOLDERS) -> None:
@@ -441,7 +422,7 @@ def add_live_runs(parser: argparse.ArgumentParser, done: str, default: str, paus
     `done` is ``copied`` or ``deleted``, `default` describes the runs without ``--run_id``, `pause`
     is the default pause [s].
     """
-    add_detector(parser)
+    add(parser, "--detector")
     parser.add_argument(
         "--run_id",
         nargs="+",
@@ -561,6 +542,13 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:150]} (please report it)"
 
 
+def is_expected(error: Exception) -> bool:
+    """Return whether an error comes from input, data or an unreachable service, not from a bug."""
+    from pymongo.errors import PyMongoError  # Takes too long for --help
+
+    return isinstance(error, (AmstraxError, PyMongoError, OSError))
+
+
 def run_rounds(
     one_round: Callable[[], None],
     pause: float,
@@ -672,18 +660,19 @@ def run_subcommand(
     args: argparse.Namespace,
     logger: logging.Logger,
     work: Callable[[], int | None],
-    errors: tuple[type[Exception], ...] = (AmstraxError, OSError),
 ) -> int:
     """Do the work of a subcommand that prints, and return its exit status, as `run_tool` does.
 
-    The work returns an exit status, or None for 0. Errors other than these are bugs.
+    The work returns an exit status, or None for 0. Errors that are not expected are raised.
     """
     log_to_console(args.debug)
     status = None
     try:
         with _while_read():
             status = work()
-    except errors as error:
+    except Exception as error:
+        if not is_expected(error):
+            raise
         logger.error("%s", " ".join(str(error).split()), exc_info=args.debug)
         return 2 if isinstance(error, UsageError) else 1
     return status or 0
@@ -754,7 +743,6 @@ class DatedFileHandler(logging.Handler):
         return (day / f"{self._name}.log").open("ab", buffering=0)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
         try:
             line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
             with self.open(datetime.fromtimestamp(record.created, UTC)) as file:

@@ -97,13 +97,7 @@ def add_options(parser: argparse.ArgumentParser, runs: str, *write_aliases: str)
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Add the options on how data of runs is found, or made."""
-    parser.add_argument(
-        "--output_folder",
-        type=Path,
-        metavar="FOLDER",
-        help="folder of processed data (default: ./strax_data)",
-    )
-    base.add(parser, "--live_data_dir", "--config_kwargs")
+    base.add_data(parser, "folder of processed data (default: ./strax_data)")
     parser.add_argument(
         "--testing_rundoc",
         nargs="+",
@@ -126,8 +120,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def add_events(parser: argparse.ArgumentParser) -> None:
     """Add the options of commands that use events."""
     base.add_context(parser, "data")
-    base.add_corrections_version(parser)
-    base.add(parser, "--reconstruction")
+    base.add(parser, "--corrections_version", "--reconstruction")
 
 
 def check_options(
@@ -180,20 +173,37 @@ def check_runs(
     return args
 
 
+class Measured(NamedTuple):
+    """What a command has measured."""
+
+    results: "Sequence[Result]"  #: of all runs together
+    draw: "Callable[[], Figure]"
+    #: Value of an entry to be written; may raise NoResult
+    value_of: "Callable[[NewEntry], Any]"
+    text: Sequence[str]  #: lines to print, after the table of results
+    of_runs: Sequence[Found] = ()  #: further results
+    has_table: bool = True  #: whether the table of results is printed
+
+
 def main_of(
     parse_args: Callable[[Sequence[str] | None, str | None], argparse.Namespace],
-    work: Callable[[argparse.Namespace, Stop], str],
+    measure: Callable[[argparse.Namespace, Stop], Measured],
+    options: Callable[[argparse.Namespace], Collection[str]],
     log: logging.Logger,
     what: str,
 ) -> Callable[..., int]:
     """Return the function ``main(args=None, prog=None)`` of a command, see `base.main_of`.
 
-    It does the `work`, prints the text, and returns the exit status; `what` is measured.
+    It measures `what`, and adds values of these `options` to correction files. Raises AmstraxError
+    if a run cannot be processed, and the errors of `new_entries` before the work.
     """
+
+    def work(args: argparse.Namespace, stop: Stop) -> str:
+        new = new_entries(args, options(args))
+        return finish(args, measure(args, stop), new)
 
     @base.main_of(parse_args)
     def main(args: argparse.Namespace) -> int:
-        """Measure, write the requested files, and return the exit status."""
         from amstrax.auto_processing import job
 
         folder = args.output_folder or "the output folder"
@@ -307,26 +317,15 @@ def table(results: Sequence[Found]) -> str:
     return base.format_table(rows)
 
 
-def finish(
-    args: argparse.Namespace,
-    results: Sequence[Found],
-    draw: "Callable[[], Figure]",
-    new: Iterable["NewEntry"],
-    value_of: Callable[["NewEntry"], Any],
-    text: Sequence[str],
-    has_table: bool = True,
-) -> str:
-    """Save the figure, write JSON and correction files, and return the text to print.
-
-    This is the table of results unless there is none, the `text`, and what was written: `value_of`
-    each of the `new` entries.
-    """
+def finish(args: argparse.Namespace, found: Measured, new: Iterable["NewEntry"]) -> str:
+    """Save the figure, write JSON and correction files, and return the text to print."""
+    results = [*((args.run_ids, result) for result in found.results), *found.of_runs]
     if args.plot is not None:
-        save_plot(args.plot, draw)
+        save_plot(args.plot, found.draw)
     if args.json is not None:
         write_json(args, results)
-    written = [write_entry(entry, value_of(entry)) for entry in new]
-    return "\n".join([*([table(results)] if has_table else ()), *text, *written])
+    written = [write_entry(entry, found.value_of(entry)) for entry in new]
+    return "\n".join([*([table(results)] if found.has_table else ()), *found.text, *written])
 
 
 def write_json(args: argparse.Namespace, results: Sequence[Found]) -> None:

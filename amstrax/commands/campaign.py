@@ -22,7 +22,7 @@ from amstrax.auto_processing import auto_processing, submit_stbc
 from amstrax.auto_processing.grouping import Grouping, add_grouping
 from amstrax.auto_processing.loop import RunSelection
 from amstrax.commands import base
-from amstrax.exceptions import AmstraxError, UsageError
+from amstrax.exceptions import UsageError
 from amstrax.rundb import campaigns, documents, get_mongo_collection, transfer
 from amstrax.rundb.leases import Stop
 
@@ -32,7 +32,6 @@ log = logging.getLogger("amstrax.campaign")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Process many runs again: plan, submit in waves, follow, and report. The "
@@ -126,7 +125,6 @@ def _with_plan(argv: Sequence[str]) -> list[str]:
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Run a subcommand and return the exit status."""
     if args.command == "plan":
         place = args.output_folder or "the folder for data"
         return base.run_tool(
@@ -147,7 +145,6 @@ def main(args: argparse.Namespace) -> int:
             log_name,
         )
         return status or bool(failed)
-    from pymongo.errors import PyMongoError
 
     def work() -> None:
         if args.name == campaigns.ALL:
@@ -156,7 +153,7 @@ def main(args: argparse.Namespace) -> int:
             collection = campaigns.get_collection()
             _COMMANDS[args.command or "status"](collection, args)
 
-    return base.run_subcommand(args, log, work, (AmstraxError, OSError, PyMongoError))
+    return base.run_subcommand(args, log, work)
 
 
 def plan(args: argparse.Namespace, stop: Stop) -> str:
@@ -217,7 +214,6 @@ def run(args: argparse.Namespace, stop: Stop, failed: list[str]) -> str:
 
 
 def list_campaigns() -> None:
-    """Print one line per campaign."""
     collection = campaigns.get_collection()
     now = documents.server_time(collection)
     rows: list[tuple[str, ...]] = [
@@ -235,13 +231,11 @@ def list_campaigns() -> None:
 
 
 def pause(collection: Any, args: argparse.Namespace) -> None:
-    """Pause a campaign."""
     campaigns.set_state(collection, args.name, campaigns.PAUSED)
     log.info("campaign %s is paused; submitted jobs go on", args.name)
 
 
 def resume(collection: Any, args: argparse.Namespace) -> None:
-    """Resume a campaign."""
     campaigns.set_state(collection, args.name, campaigns.OPEN)
     holder = campaigns.claimed_by(collection, args.name)
     text = f"{holder} runs it" if holder else f"`amstrax campaign {args.name} run` submits"
@@ -267,7 +261,6 @@ def _names(names: Sequence[str]) -> str:
 
 
 def status(collection: Any, args: argparse.Namespace) -> None:
-    """Print the progress of a campaign."""
     from amstrax.auto_processing import campaign_loop
 
     campaign = campaigns.find(collection, args.name)
@@ -317,7 +310,6 @@ def _write(path: Path, text: str) -> None:
 
 
 def _cells(row: Any) -> tuple[str, ...]:
-    """Return the cells of a row of a report."""
     seconds, end = row.seconds, row.end
     return (
         *(row.run, row.state, f"{row.mb:.1f}"),

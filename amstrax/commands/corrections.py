@@ -22,7 +22,6 @@ _LONGEST = 60
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog, description="Show corrections, and check correction files"
     )
@@ -74,7 +73,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Run a subcommand and return the exit status: 0, 1 on failure, 2 on wrong use."""
     return base.run_subcommand(args, log, lambda: _COMMANDS[args.command](args))
 
 

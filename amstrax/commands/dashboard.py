@@ -25,14 +25,13 @@ _LOOK = 0.25
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Show runs, their data and their processing in a browser. Without options only "
         "this machine can reach it, and it changes nothing.",
     )
     add = parser.add_argument
-    base.add_detector(parser)
+    base.add(parser, "--detector")
     add(
         "--port",
         type=int,
@@ -91,7 +90,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     )
     base.add_engine(parser)
     base.add_data(parser)
-    base.add_corrections_version(parser, "none, unless a page asks for one")
+    text = "version of the corrections, as v1 or ONLINE (default: none, unless a page asks for one)"
+    base.add(parser, "--corrections_version", help=text)
     base.add(parser, "--reconstruction")
     base.add_seconds(parser, "--refresh", 5.0, "interval between two refreshes of a page")
     add("--check", action="store_true", help="start, request each page once, and exit")
@@ -101,8 +101,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Run the dashboard until it is stopped, and return the exit status."""
-
     def work(stop: Stop) -> str | None:
         try:
             import bokeh  # noqa: F401

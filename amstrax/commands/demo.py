@@ -38,7 +38,6 @@ NOTE = "demo.json"
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=f"Simulate a run of XAMS with {SOURCE}, process it to events, plot them, and "
@@ -62,7 +61,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Run the demo, and return the exit status."""
     from amstrax.auto_processing import job
 
     return job.run_strax_tool(

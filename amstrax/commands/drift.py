@@ -18,7 +18,6 @@ _COLUMNS = ("time", "drift_time", "s2_area", "s2_range_90p_area")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure drift times from gate and cathode, drift velocity and diffusion, and "
@@ -45,19 +44,16 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return calibrating.check_options(parser, parser.parse_args(argv))
 
 
-def work(args: argparse.Namespace, stop: Stop) -> str:
-    """Measure the drift, write the requested files, and return the table to print.
+def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
+    """Measure the drift.
 
     Raises
     ------
     NoResult
         If the runs do not determine the edges.
-    InvalidCorrection
-        If a correction file is invalid, or has a value for runs of the range.
     """
     from amstrax.calibration import drift
 
-    new = calibrating.new_entries(args, OPTIONS)  # reports errors in files before the work
     events, length, max_length = _load(args, stop)
     gate, cathode = drift.find_edges(events["drift_time"], args.guess, args.bootstrap)
     velocity = drift.velocity(gate.likelihood, cathode.likelihood, length)
@@ -78,13 +74,11 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         lines.append(f"no diffusion: {error}")
     results = [result for result in found if result is not None]
     values = {result.name: result.value for result in reversed(results)}
-    if any(entry.option == OPTIONS[2] for entry in new):
+    if any(path.name.startswith(OPTIONS[2]) for path in args.write):
         _check_longest(max_length, velocity.value, cathode.edge)
-    return calibrating.finish(
-        args,
-        [(args.run_ids, result) for result in results],
+    return calibrating.Measured(
+        results,
         lambda: analyses.calibration_plots.plot_drift(events, gate, cathode, diffusion),
-        new,
         lambda entry: values[entry.option],
         lines,
     )
@@ -125,7 +119,7 @@ def _check_longest(max_length: float, velocity: float, cathode: float) -> None:
         )
 
 
-main = calibrating.main_of(parse_args, work, log, "the drift")
+main = calibrating.main_of(parse_args, measure, lambda args: OPTIONS, log, "the drift")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,17 +4,12 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from amstrax import analyses
 from amstrax.commands import base, calibrating
 from amstrax.exceptions import NoResult
 from amstrax.rundb.leases import Stop
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from amstrax.calibration.lifetime import Lifetime
 
 log = logging.getLogger("amstrax.elife")
 
@@ -25,7 +20,6 @@ _ODD_CHI2 = 3.0
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure the electron lifetime with S2 areas of events of one energy (Kr-83m, "
@@ -57,29 +51,21 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return calibrating.check_options(parser, parser.parse_args(argv))
 
 
-def work(args: argparse.Namespace, stop: Stop) -> str:
-    """Measure the lifetime, write the requested files, and return the table to print.
-
-    Raises
-    ------
-    NoResult
-        If the runs do not determine a lifetime, or one to write is infinite.
-    InvalidCorrection
-        If a correction file is invalid, or has a value for runs of the range.
-    """
+def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
+    """Measure the lifetime; raise NoResult if the runs do not determine one."""
     import numpy as np
 
-    new = calibrating.new_entries(args, (OPTION,))  # reports errors in files before the work
+    from amstrax.calibration.lifetime import lifetime_of_events
+
     runs = calibrating.load(args, ("event_info",), _COLUMNS, stop)
     events = np.concatenate(list(runs.values()))
-    kept, found = measure(events, args)
-    results = [(args.run_ids, found.likelihood), (args.run_ids, found.bootstrap)]
+    limits = args.s2_range, args.drift_range, args.allow_saturated, args.bootstrap
+    kept, found = lifetime_of_events(events, *limits)
     lines = []
     by_run = {}
     for run_id, of_run in runs.items() if args.per_run else ():
         try:
-            by_run[run_id] = measure(of_run, args)[1].likelihood
-            results.append(([run_id], by_run[run_id]))
+            by_run[run_id] = lifetime_of_events(of_run, *limits)[1].likelihood
         except NoResult as error:
             lines.append(f"run {run_id} alone: {error}")
     line = found.line
@@ -106,22 +92,12 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
             analyses.calibration_plots.plot_trend(by_run, axes[1])
         return figure
 
-    return calibrating.finish(args, results, draw, new, value_of, lines)
+    of_runs = [([run_id], result) for run_id, result in by_run.items()]
+    results = [found.likelihood, found.bootstrap]
+    return calibrating.Measured(results, draw, value_of, lines, of_runs)
 
 
-def measure(events: "np.ndarray", args: argparse.Namespace) -> tuple["np.ndarray", "Lifetime"]:
-    """Return the events that are used, and their lifetime; `args` are the options.
-
-    Errors are those of `amstrax.calibration.lifetime.lifetime_of_events`.
-    """
-    from amstrax.calibration import lifetime
-
-    return lifetime.lifetime_of_events(
-        events, args.s2_range, args.drift_range, args.allow_saturated, args.bootstrap
-    )
-
-
-main = calibrating.main_of(parse_args, work, log, "the lifetime")
+main = calibrating.main_of(parse_args, measure, lambda args: (OPTION,), log, "the lifetime")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -60,7 +60,6 @@ def _line(text: str) -> LineSpec:
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure g1 [PE/photon] and g2 [PE/electron] of mono-energetic lines: from the "
@@ -129,19 +128,13 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return args
 
 
-def work(args: argparse.Namespace, stop: Stop) -> str:
-    """Measure the energy scale, write the requested files, and return the table to print.
+def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
+    """Measure the energy scale.
 
-    Raises
-    ------
-    NoResult
-        If a line is not found, or the chosen method has no result.
-    AmstraxError
-        If a run cannot be processed.
+    Raises NoResult if a line is not found, or the chosen method has no result.
     """
     import numpy as np
 
-    new = calibrating.new_entries(args, OPTIONS)  # reports errors in files before the work
     runs = calibrating.load(args, ("event_info",), _COLUMNS, stop)
     lines, events = _find_lines(args, runs)
     cs1, cs2 = (np.concatenate([run[name] for run in runs.values()]) for name in ("cs1", "cs2"))
@@ -161,11 +154,9 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
             text.append(f"{name}: correlation of g1 and g2 {scale.correlation:.3f}{fit}")
     for peak in peaks.values():
         rows += [peak.mean, peak.sigma, peak.resolution]
-    return calibrating.finish(
-        args,
-        [(args.run_ids, row) for row in rows],
+    return calibrating.Measured(
+        rows,
         lambda: analyses.energy_plots.plot_energy(cs1, cs2, lines, chosen, peaks),
-        new,
         lambda entry: getattr(chosen, entry.option).value,
         text,
     )
@@ -243,7 +234,7 @@ def _peaks(
     return peaks
 
 
-main = calibrating.main_of(parse_args, work, log, "the scale")
+main = calibrating.main_of(parse_args, measure, lambda args: OPTIONS, log, "the scale")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -50,7 +50,6 @@ _HDF5_CHUNK = 2**16
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Write data of runs to a file for other programs. All runs go into one file, "
@@ -103,8 +102,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     base.add_data(
         parser, "folder of the data (default: ./strax_data, for xams_little ./amstrax_data)"
     )
-    base.add_corrections_version(parser)
-    base.add(parser, "--reconstruction", "--context_kwargs", "--workers")
+    base.add(parser, "--corrections_version", "--reconstruction", "--context_kwargs", "--workers")
     base.add_console(parser)
     args = parser.parse_args(argv)
     args.run_ids = list(dict.fromkeys(args.run_ids))
@@ -127,10 +125,12 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Export data, and return the exit status."""
     from amstrax.auto_processing import job
 
-    options, folder = ExportOptions.of(args), args.output or "the current folder"
+    targets = tuple(dict.fromkeys(args.target))
+    processing = base.filled(ProcessingOptions, args, targets=targets)
+    options = base.filled(ExportOptions, args, processing=processing)
+    folder = args.output or "the current folder"
     return job.run_strax_tool(args, log, lambda stop: export(options, stop), "the export", folder)
 
 
@@ -146,14 +146,6 @@ class ExportOptions:
     selection: Sequence[str] | None = None
     columns: Sequence[str] | None = None
     seconds_range: Sequence[float] | None = None
-
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> "ExportOptions":
-        """Return the options from those of the command."""
-        targets = tuple(dict.fromkeys(args.target))
-        return base.filled(
-            cls, args, processing=base.filled(ProcessingOptions, args, targets=targets)
-        )
 
 
 class Column(NamedTuple):
@@ -180,7 +172,6 @@ class Content:
     columns: Sequence[Column]
 
     def as_json(self) -> str:
-        """Return the metadata as JSON."""
         columns = {c.name: c._asdict() for c in self.columns}
         for its in columns.values():
             its["dtype"] = str(its["dtype"])
@@ -198,18 +189,23 @@ class _Format(ABC):
     def __init__(self, path: Path, content: Content):
         self.content = content
         if self.package:
-            self.module = _imported(self.package)
+            try:
+                self.module = import_module(self.package)
+            except ImportError as error:
+                name = self.package.partition(".")[0]
+                raise NotAvailable(
+                    f"this format needs the package {name}, which cannot be imported ({error}): "
+                    "pip install 'amstrax[export]'"
+                ) from None
         self._open(path)
 
     @abstractmethod
     def _open(self, path: Path) -> None: ...
 
     @abstractmethod
-    def write(self, columns: Mapping[str, "np.ndarray"]) -> None:
-        """Add rows."""
+    def write(self, columns: Mapping[str, "np.ndarray"]) -> None: ...
 
     def close(self) -> None:
-        """Complete the file."""
         self._file.close()
 
 
@@ -339,17 +335,6 @@ FORMATS: Mapping[str, type[_Format]] = {
 }
 
 
-def _imported(package: str) -> Any:
-    try:
-        return import_module(package)
-    except ImportError as error:
-        name = package.partition(".")[0]
-        raise NotAvailable(
-            f"this format needs the package {name}, which cannot be imported ({error}): pip "
-            "install 'amstrax[export]'"
-        ) from None
-
-
 def export(options: ExportOptions, stop: Stop) -> str:
     """Export data, and return the line to print.
 
@@ -357,6 +342,8 @@ def export(options: ExportOptions, stop: Stop) -> str:
     the format, DataNotAvailable if data is neither stored nor can be made, RunDatabaseUnreachable
     if the options of a run cannot be read now.
     """
+    import numpy as np
+
     st, processing = amstraxer.make_context(options.processing, options.run_ids[0])
     options = replace(options, processing=processing)
     for run_id in options.run_ids:
@@ -379,7 +366,10 @@ def export(options: ExportOptions, stop: Stop) -> str:
             for run_id in options.run_ids:
                 n_before = n
                 for rows in _batches(st, run_id, options, stop):
-                    writer.write(_columns(rows, run_id, content))
+                    columns = {"run_id": np.full(len(rows), run_id, content.columns[0].dtype)}
+                    for column in content.columns[1:]:
+                        columns[column.name] = np.ascontiguousarray(rows[column.name])
+                    writer.write(columns)
                     n += len(rows)
                 log.info("run %s: %d rows", run_id, n - n_before)
         if sidecar is not None:
@@ -476,16 +466,6 @@ def _batches(
         with contextlib.suppress(Exception):
             chunks.close()  # type: ignore[attr-defined]
     yield np.concatenate(waiting)
-
-
-def _columns(rows: "np.ndarray", run_id: str, content: Content) -> dict[str, "np.ndarray"]:
-    """Return the columns of rows, with that of the run."""
-    import numpy as np
-
-    columns = {"run_id": np.full(len(rows), run_id, content.columns[0].dtype)}
-    for column in content.columns[1:]:
-        columns[column.name] = np.ascontiguousarray(rows[column.name])
-    return columns
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ _ODD_SIGMA, _ODD_P_VALUE = 3.0, 1e-3
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure the gain of each channel in LED calibration runs with two methods, "
@@ -76,21 +75,10 @@ def _channel_value(text: str) -> tuple[int, float]:
     return result
 
 
-def work(args: argparse.Namespace, stop: Stop) -> str:
-    """Measure gains, write the requested files, and return the table to print.
-
-    Raises
-    ------
-    NoGain
-        If no channel has a gain, or one to write has none.
-    InvalidCorrection
-        If the correction file is invalid, or has a value for runs of the range.
-    AmstraxError
-        If a run cannot be processed.
-    """
+def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
+    """Measure gains; raise NoGain if no channel has one."""
     from amstrax.calibration.gains import channel_gains
 
-    new = calibrating.new_entries(args, (OPTION,))  # reports errors in files before the work
     pulses, windows = load(args, args.run_ids, stop)
     off = None
     if args.led_off:
@@ -104,11 +92,9 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         why = "".join(f"; channel {c}: {methods['mean']}" for c, methods in list(gains.items())[:1])
         raise NoGain(f"no channel of {', '.join(args.run_ids)} has a gain{why}")
     _warn(gains)
-    return calibrating.finish(
-        args,
-        [(args.run_ids, result) for result in results(gains)],
+    return calibrating.Measured(
+        results(gains),
         lambda: analyses.plot_gains(pulses, gains),
-        new,
         lambda entry: _values(gains, args.method, dict(args.channels), entry),
         [text],
         has_table=False,
@@ -151,14 +137,7 @@ def results(gains: "Gains") -> "list[Result]":
 
     unit = "photoelectrons per ADC count x sample"
     return [
-        Result(
-            f"{OPTION}[{channel}]",
-            gain.to_pe.value,
-            gain.to_pe.value - gain.to_pe.error,
-            gain.to_pe.value + gain.to_pe.error,
-            unit,
-            name,
-        )
+        Result.with_error(f"{OPTION}[{channel}]", *gain.to_pe, unit, name)
         for channel, methods in gains.items()
         for name, gain in methods.items()
         if not isinstance(gain, NoGain)
@@ -194,7 +173,6 @@ def table(gains: "Gains", method: str) -> str:
 
 
 def _warn(gains: "Gains") -> None:
-    """Log suspicious results."""
     for channel, methods in gains.items():
         mean, fit = methods["mean"], methods["fit"]
         if isinstance(mean, NoGain) or isinstance(fit, NoGain):
@@ -241,7 +219,7 @@ def _values(
     return values
 
 
-main = calibrating.main_of(parse_args, work, log, "the gains")
+main = calibrating.main_of(parse_args, measure, lambda args: (OPTION,), log, "the gains")
 
 if __name__ == "__main__":
     sys.exit(main())

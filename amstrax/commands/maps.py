@@ -22,7 +22,6 @@ _COLUMNS = ("time", "x", "y", "r", "z", "drift_time", "s1_area", "cs1", "cs2")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure maps of light with a mono-energetic source that fills the volume "
@@ -73,24 +72,20 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return args
 
 
-def work(args: argparse.Namespace, stop: Stop) -> str:
-    """Measure maps, write the requested files, and return the table to print.
+def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
+    """Measure maps.
 
     Raises
     ------
     NoResult
         If there is no line, or too few events in a slice of z.
     UsageError
-        If S2s are corrected with an s2_map already, or for a file of a map that is not measured.
-    AmstraxError
-        If a run cannot be processed.
+        If S2s are corrected with an s2_map already.
     """
     import numpy as np
 
     from amstrax.calibration.maps import maps_of_events
     from amstrax.common import XAMS_VOLUME
-
-    new = calibrating.new_entries(args, args.maps)  # reports errors in files before the work
 
     def look(run_id: str, st: Any) -> None:
         if "s2_map" in args.maps and st.config.get("s2_map") is not None:
@@ -113,11 +108,9 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         f"{np.sum(one.ratio == 0)} without events, {one.n_events.sum()} events"
         for name, one in found.items()
     ]
-    return calibrating.finish(
-        args,
-        [(args.run_ids, row) for name, one in found.items() for row in results(name, one)],
+    return calibrating.Measured(
+        [row for name, one in found.items() for row in results(name, one)],
         lambda: analyses.energy_plots.plot_light_map(found),
-        new,
         lambda entry: found[entry.option].option(),
         ["", *merged],
     )
@@ -143,7 +136,7 @@ def results(name: str, found: "LightMap") -> "list[Result]":
     return rows
 
 
-main = calibrating.main_of(parse_args, work, log, "the maps")
+main = calibrating.main_of(parse_args, measure, lambda args: args.maps, log, "the maps")
 
 if __name__ == "__main__":
     sys.exit(main())

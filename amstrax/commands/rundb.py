@@ -12,24 +12,21 @@ from tqdm import tqdm
 
 from amstrax import settings
 from amstrax.commands import base
-from amstrax.exceptions import AmstraxError, UsageError
+from amstrax.exceptions import UsageError
 from amstrax.rundb import documents, get_mongo_collection, leases, stored, transfer
 
 log = logging.getLogger("amstrax.rundb")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(prog=prog, description="Show and change run documents")
-    base.add(parser, "--debug")
-    base.add_detector(parser)
+    base.add(parser, "--debug", "--detector")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, help_: str, run_ids: str | None = None) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=help_, description=help_)
         # Given before the subcommand, they must not be overwritten by its defaults
-        base.add(sub, "--debug", default=argparse.SUPPRESS)
-        base.add_detector(sub, argparse.SUPPRESS)
+        base.add(sub, "--debug", "--detector", default=argparse.SUPPRESS)
         if run_ids is not None:
             sub.add_argument(
                 "run_ids" if run_ids else "run_id",
@@ -83,8 +80,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     storage.add_argument(
         "--old", action="store_true", help="print only the commands that delete replaced data"
     )
-    base.add_corrections_version(storage)
-    base.add(storage, "--reconstruction")
+    base.add(storage, "--corrections_version", "--reconstruction")
     storage.add_argument(
         "--output_folder", metavar="FOLDER", help="folder of data (default: those of the settings)"
     )
@@ -100,9 +96,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Run a subcommand and return the exit status: 0, 1 on failure, 2 on wrong use."""
-    from pymongo.errors import PyMongoError
-
     def work() -> int | None:
         if args.command == "check":
             from amstrax.rundb.diagnose import check
@@ -110,16 +103,14 @@ def main(args: argparse.Namespace) -> int:
             return check(args.detector)
         return _COMMANDS[args.command](get_mongo_collection(args.detector), args)
 
-    return base.run_subcommand(args, log, work, (AmstraxError, OSError, PyMongoError))
+    return base.run_subcommand(args, log, work)
 
 
 def show(collection: Any, args: argparse.Namespace) -> None:
-    """Print the document of a run."""
     print(transfer.to_json(documents.find_run(collection, args.run_id, None, args.fields), 2))
 
 
 def list_runs(collection: Any, args: argparse.Namespace) -> None:
-    """Print one line per run."""
     conditions: list[Mapping[str, Any]] = []
     followed = leases.runs_at_work(settings.processed_data(args.detector))
     if args.status:
@@ -161,7 +152,6 @@ def import_files(collection: Any, args: argparse.Namespace) -> None:
 
 
 def export(collection: Any, args: argparse.Namespace) -> None:
-    """Export documents into a file."""
     found: Iterator[dict[str, Any]]
     if args.run_ids:
         found = (documents.find_run(collection, run_id) for run_id in args.run_ids)
@@ -173,12 +163,10 @@ def export(collection: Any, args: argparse.Namespace) -> None:
 
 
 def add(collection: Any, args: argparse.Namespace) -> None:
-    """Add a run from its live data."""
     log.info("%s", transfer.add_live(collection, args.folder, args.rundoc))
 
 
 def tag(collection: Any, args: argparse.Namespace) -> None:
-    """Add or remove a tag."""
     if args.remove:
         done = documents.remove_tag(collection, args.run_id, args.tag)
     else:

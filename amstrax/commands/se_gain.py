@@ -22,7 +22,6 @@ _ODD_P_VALUE = 1e-3
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure the gain of single electrons [PE/e] from small peaks after large ones "
@@ -57,19 +56,16 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return args
 
 
-def work(args: argparse.Namespace, stop: Stop) -> str:
-    """Measure the gain, write the requested files, and return the table to print.
+def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
+    """Measure the gain and, with g2, the extraction efficiency.
 
     Raises
     ------
     NoResult
         If small peaks are too few, or do not form a peak.
-    AmstraxError
-        If a run cannot be processed.
     """
     from amstrax.calibration.single_electrons import fit_electrons, select
 
-    new = calibrating.new_entries(args, (OPTION,))  # reports errors in files before the work
     columns = ("time", "area", "delay", "range_50p_area")
     peaks = calibrating.load_together(args, (DATA_TYPE,), columns, stop)
     area = select(peaks, args.min_delay, args.max_delay, args.min_width)
@@ -84,11 +80,9 @@ def work(args: argparse.Namespace, stop: Stop) -> str:
         f"{fit.counts.sum()} peaks in the fit, p-value {fit.p_value:.2g}; peaks of k + 1 electrons "
         f"/ of k: {fit.spectrum.overlap:.3f}"
     )
-    return calibrating.finish(
-        args,
-        [(args.run_ids, result) for result in results(fit, args.g2)],
+    return calibrating.Measured(
+        results(fit, args.g2),
         lambda: analyses.energy_plots.plot_single_electrons(area, fit),
-        new,
         lambda entry: fit.gain.value,
         ["", text],
     )
@@ -103,13 +97,12 @@ def results(fit: "ElectronFit", g2: Sequence[float] | None = None) -> "list[Resu
         value, error = g2
         ratio = value / gain.value
         by = ratio * ((error / value) ** 2 + (gain.error / gain.value) ** 2) ** 0.5
-        found.append(
-            Result("extraction_efficiency", ratio, ratio - by, ratio + by, "1", "g2 / se_gain")
-        )
+        method = "g2 / se_gain"
+        found.append(Result.with_error("extraction_efficiency", ratio, by, "1", method))
     return found
 
 
-main = calibrating.main_of(parse_args, work, log, "the gain")
+main = calibrating.main_of(parse_args, measure, lambda args: (OPTION,), log, "the gain")
 
 if __name__ == "__main__":
     sys.exit(main())

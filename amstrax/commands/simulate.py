@@ -24,7 +24,6 @@ log = logging.getLogger("amstrax.simulate")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Simulate a run: live data, run document, truth, and the options to process "
@@ -176,7 +175,6 @@ def _time(text: str) -> datetime:
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Simulate a run and return the exit status."""
     from amstrax.auto_processing import job
 
     return job.run_strax_tool(
@@ -185,7 +183,6 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _work(args: argparse.Namespace, stop: Stop) -> str:
-    """Simulate the run, and return the text to print."""
     from amstrax import simulation
 
     detector = changed_detector(args.detector, args.values)

@@ -17,7 +17,7 @@ from amstrax.commands import base, calibrating
 from amstrax.exceptions import NotAvailable, Stopped, UsageError
 from amstrax.rundb import connection
 from amstrax.rundb.leases import Stop
-from amstrax.settings import CONTEXT_DETECTORS, DETECTORS
+from amstrax.settings import CONTEXT_DETECTORS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,6 @@ log = logging.getLogger("amstrax.trends")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Measure rates, baselines, noise, gains, lifetime and other numbers of runs, "
@@ -69,11 +68,8 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         metavar="NAME",
         help="quantities to draw, as s1_rate baseline (default: all that a row has)",
     )
-    add(
-        "--detector",
-        choices=DETECTORS,
-        help="detector of the runs (default: that of the context, or else xams)",
-    )
+    text = "detector of the runs (default: that of the context, or else xams)"
+    base.add(parser, "--detector", default=None, help=text)
     calibrating.add_data(parser)
     calibrating.add_events(parser)
     args = parser.parse_args(argv)
@@ -92,7 +88,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Make or list rows, and return the exit status."""
     from amstrax.auto_processing import job
 
     folder = args.output_folder or "the output folder"
@@ -143,33 +138,27 @@ def _measure(
 ) -> dict[str, Any]:
     """Make the data of a run and return its row, which says why it failed."""
     failed: dict[str, str] = {}
+    path = args.run_documents.get(run_id)
     try:
-        processing = base.filled(ProcessingOptions, args, run_document=_document(args, run_id))
+        document = None if path is None else base.run_document(path)
+        processing = base.filled(ProcessingOptions, args, run_document=document)
         st, _ = amstraxer.make_context(processing, run_id)
-        calibrating.check_run(st, run_id, args.context, args.run_documents.get(run_id))
+        calibrating.check_run(st, run_id, args.context, path)
         for target in () if args.only_stored_data else measuring.data_types(st):
             try:
                 amstraxer.process(run_id, replace(processing, targets=(target,)), stop)
             except Exception as error:
-                _check_stopped(error, stop)
+                if isinstance(error, Stopped) or stop.reason:
+                    raise
                 failed[target] = measuring.reason(error)
         return measuring.row_of(st, run_id, options, failed)
     except (UsageError, Stopped):
         raise
     except Exception as error:
-        _check_stopped(error, stop)
+        if stop.reason:
+            raise
         log.debug("run %s", run_id, exc_info=True)
         return measuring.make_row(run_id, options, error=measuring.reason(error))
-
-
-def _document(args: argparse.Namespace, run_id: str) -> Mapping[str, Any] | None:
-    path = args.run_documents.get(run_id)
-    return None if path is None else base.run_document(path)
-
-
-def _check_stopped(error: Exception, stop: Stop) -> None:
-    if isinstance(error, Stopped) or stop.reason:
-        raise error
 
 
 # Output

@@ -39,7 +39,6 @@ _SET_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Simulate a run, process it, and report how well the true events were "
@@ -149,7 +148,6 @@ def _check_use(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
 
 
 def _option_set(text: str) -> tuple[str, dict[str, Any]]:
-    """Return name and options of a set."""
     name, equals, value = text.partition("=")
     if not (equals and _SET_NAME.fullmatch(name)):
         raise argparse.ArgumentTypeError(
@@ -183,15 +181,9 @@ class ValidationOptions:
     force: bool = False
     keep: bool = False
 
-    @classmethod
-    def of(cls, args: argparse.Namespace) -> "ValidationOptions":
-        """Return the options from those of the command."""
-        return base.filled(cls, args, option_sets=dict(args.options), model=model(args))
-
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Make a report, and return the exit status."""
     from amstrax.auto_processing import job
 
     return job.run_strax_tool(
@@ -207,7 +199,9 @@ def _report(args: argparse.Namespace, stop: Stop) -> str:
     if args.report:
         reports = {"": validation_text.read_report(args.report)}
     else:
-        reports = make_reports(ValidationOptions.of(args), stop)
+        sets = dict(args.options)
+        options = base.filled(ValidationOptions, args, option_sets=sets, model=model(args))
+        reports = make_reports(options, stop)
     (first, report), *others = reports.items()
     text = f"Options {first}\n" if first else ""
     text += validation_text.format_report(report)
@@ -289,7 +283,6 @@ def _check_options(options: ValidationOptions, more: Mapping[str, Any]) -> None:
 
 
 def _reconstruction(options: ValidationOptions, more: Mapping[str, Any]) -> str | tuple[str, ...]:
-    """Return the reconstruction for a set of options."""
     return to_dict_tuple(more).get("reconstruction", options.reconstruction)
 
 
@@ -300,18 +293,13 @@ def assess(
     options: ValidationOptions,
     stop: Stop,
 ) -> tuple[dict[str, Any], "Matched | None"]:
-    """Process a simulated run, and compare it with its truth.
-
-    Returns
-    -------
-    Report, and matches of true with reconstructed signals; None for an LED run.
-    """
+    """Process a simulated run; return its report, and matches with its truth (None of LED runs)."""
     import amstrax
     from amstrax.analyses import validation
     from amstrax.simulation import load_truth
 
-    settings, processed = _settings(run), _Processed(run, folder, more_options, options, stop)
-    detector = settings.get("detector", {})
+    processed = _Processed(run, folder, more_options, options, stop)
+    settings, detector = processed.settings, processed.detector
     if processed.context == "xams_led":
         matched = None
         report = validation.led_report(
@@ -324,7 +312,7 @@ def assess(
             settings["occupancy"],
         )
     else:
-        matched, conditions, parts = processed.match(detector)
+        matched, conditions, parts = processed.match()
         report = validation.validation_report(matched, conditions, parts)
     report["made"] = {
         "amstrax": amstrax.__version__,
@@ -341,17 +329,6 @@ def assess(
     if matched is None:
         report["made"]["rate"] = detector["led_rate"]
     return report, matched
-
-
-def _check_truth(run: "SimulatedRun") -> None:
-    """Raise InvalidOption when the files of the truth are not of one simulation."""
-    import numpy as np
-
-    from amstrax.analyses import validation_data
-    from amstrax.simulation import load_truth, parts
-
-    deposits = np.concatenate(list(parts.load_parts(run.parts, "deposits")))
-    validation_data.check_same_run(load_truth(run.truth), deposits)
 
 
 def _settings(run: "SimulatedRun") -> dict[str, Any]:
@@ -395,14 +372,17 @@ class _Processed:
         options: ValidationOptions,
         stop: Stop,
     ):
-        from amstrax import contexts
+        import numpy as np
 
-        settings = _settings(run)
-        detector = settings.get("detector", {})
-        self.run = run
-        self.context = _context_of(settings)
-        self.has_nai = detector.get("external_channel", 5) is not None
-        self.has_sipm = detector.get("sipm_channel", 6) is not None
+        from amstrax import contexts
+        from amstrax.analyses import validation_data
+        from amstrax.simulation import load_truth, parts
+
+        self.run, self.settings = run, _settings(run)
+        self.detector = self.settings.get("detector", {})
+        self.context = _context_of(self.settings)
+        self.has_nai = self.detector.get("external_channel", 5) is not None
+        self.has_sipm = self.detector.get("sipm_channel", 6) is not None
         targets = [
             target
             for target in self.TARGETS[self.context]
@@ -411,7 +391,8 @@ class _Processed:
         ]
         self.has_parts = run.parts.exists()
         if self.has_parts and self.context != "xams_led":
-            _check_truth(run)
+            deposits = np.concatenate(list(parts.load_parts(run.parts, "deposits")))
+            validation_data.check_same_run(load_truth(run.truth), deposits)
         elif not self.has_parts:
             log.warning(
                 "%s is missing: without what peaks are made of, Kr-83m pairs and other sensors; "
@@ -443,14 +424,13 @@ class _Processed:
         self._st.set_run_document(run.run_id, run.document())
 
     def load(self, data_type: str) -> Any:
-        """Return all data of a type."""
         return self._st.get_array(self.run.run_id, data_type, progress_bar=False)
 
     def lineage(self) -> str:
         """Return the hash of the lineage of the main data type."""
         return self._st.key_for(self.run.run_id, self.TARGETS[self.context][-1]).lineage_hash
 
-    def match(self, detector: Mapping[str, Any]) -> "tuple[Matched, Conditions, Parts | None]":
+    def match(self) -> "tuple[Matched, Conditions, Parts | None]":
         """Return matches, conditions for the figures of merit, and parts of the truth."""
         import numpy as np
 
@@ -465,10 +445,10 @@ class _Processed:
             left_event_extension=self._option("events", "left_event_extension") if is_xams else 0,
             right_event_extension=self._option("events", "right_event_extension") if is_xams else 0,
             elife=self._option("corrected_areas", "elife") if is_xams else np.nan,
-            true_elife=float(detector.get("electron_lifetime", "nan")),
+            true_elife=float(self.detector.get("electron_lifetime", "nan")),
             has_events=is_xams,
-            radius=float(detector.get("radius", "nan")),
-            depth=float(detector.get("gate_cathode_distance", "nan")),
+            radius=float(self.detector.get("radius", "nan")),
+            depth=float(self.detector.get("gate_cathode_distance", "nan")),
         )
         if is_xams:
             events = self.load("event_info")
@@ -476,7 +456,7 @@ class _Processed:
             events = validation_data.NO_EVENTS
             # The chain of XAMSL has neither gains nor types
             peaks = validation_data.with_true_types(
-                peaks, truth, float(np.mean(detector["photoelectron_areas"]))
+                peaks, truth, float(np.mean(self.detector["photoelectron_areas"]))
             )
         if not self.has_parts:
             return validation_data.match(truth, peaks, events), conditions, None

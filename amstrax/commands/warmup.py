@@ -32,7 +32,6 @@ _OPTIONS = {"xams": {"g1": 0.1, "g2": 5.0}}
 
 
 def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> argparse.Namespace:
-    """Parse `argv` (by default the command line) into options; exit with 2 on invalid ones."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Compile all functions for processing, before jobs need them, and report where "
@@ -51,7 +50,6 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 @base.main_of(parse_args)
 def main(args: argparse.Namespace) -> int:
-    """Compile, and return the exit status."""
     from amstrax.auto_processing import job
 
     return job.run_strax_tool(

@@ -356,7 +356,7 @@ class ActionsPanel:
         self._make = select(
             "make", "Make", choices, self._change_make, _OTHER if given else choices[0], 190
         )
-        known = site.data_types()
+        known = site.data_types
         self._targets = MultiChoice(
             name="targets",
             title="Data types to make",

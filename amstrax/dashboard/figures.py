@@ -14,6 +14,7 @@ from amstrax.analyses.quantities import PE, Links, random_subset, rates, within
 from amstrax.analyses.style import BLACK, TYPE_NAMES, channel_color
 from amstrax.dashboard.page import wrapped
 from amstrax.exceptions import NotAvailable
+from amstrax.strax_ext.checks import joined_dtype
 
 #: Columns of the figures, of which a context may lack some
 EVENT_COLUMNS = (
@@ -38,34 +39,25 @@ _MARKED = {"area": "area", "width": "range_50p_area", "aft": "area_fraction_top"
 # Stored data
 
 
-class Span(NamedTuple):
-    """Time range of data [ns since unix epoch]."""
-
-    start: int
-    end: int
-
-
 def name_of(st: "strax.Context", sort: str) -> str | None:
     """Return the name of a sort of data, as ``peak_basics``, in a context; None without it."""
-    return next((name for name in SORTS[sort] if name in st._plugin_class_registry), None)
+    names = SORTS.get(sort, (sort,))
+    return next((name for name in names if name in st._plugin_class_registry), None)
 
 
 def is_stored(st: "strax.Context", run_id: str, *sorts: str) -> bool:
     """Return whether the context can load data of all these sorts."""
-    names = [name_of(st, sort) if sort in SORTS else sort for sort in sorts]
-    return all(
-        name is not None and name in st._plugin_class_registry and st.is_stored(run_id, name)
-        for name in names
-    )
+    names = [name_of(st, sort) for sort in sorts]
+    return all(name is not None and st.is_stored(run_id, name) for name in names)
 
 
-def span(st: "strax.Context", run_id: str, sort: str) -> Span:
-    """Return the time range of stored data, at most to the end of the run."""
+def span(st: "strax.Context", run_id: str, sort: str) -> tuple[int, int]:
+    """Return start and end of stored data [ns since unix epoch], at most the end of the run."""
     chunks = st.get_metadata(run_id, _stored_name(st, run_id, sort))["chunks"]
     if not chunks:
         raise NotAvailable(f"{sort} of run {run_id} has no chunks yet")
     start, end = chunks[0]["start"], chunks[-1]["end"]
-    return Span(start, max(end_of_run(st, run_id, end), start + 1))
+    return start, max(end_of_run(st, run_id, end), start + 1)
 
 
 def load(
@@ -77,29 +69,17 @@ def load(
 ) -> np.ndarray:
     """Return stored data, or raise NotAvailable.
 
-    Parameters
-    ----------
-    sort
-        Sort of data as of `amstrax.analyses.loading.SORTS`, or a data type; or several of one kind.
-    columns
-        Columns to load if the data has them; None for all.
-    time_range
-        Range of time [ns since unix epoch]; None for the whole run.
+    `sort` is a sort of data as of `amstrax.analyses.loading.SORTS`, or a data type, or several of
+    one kind. `columns` are loaded if the data has them, `time_range` is in ns since unix epoch.
     """
     sorts = (sort,) if isinstance(sort, str) else tuple(sort)
     names = tuple(_stored_name(st, run_id, each) for each in sorts)
-    options: dict[str, Any] = {"progress_bar": False}
-    if time_range is not None:
-        options["time_range"] = time_range
     if columns is not None:
-        plugins = [st.get_single_plugin(run_id, name) for name in names]
-        fields = {
-            field
-            for plugin, name in zip(plugins, names, strict=True)
-            for field in plugin.dtype_for(name).names
-        }
-        options["keep_columns"] = tuple(name for name in columns if name in fields)
-    return st.get_array(run_id, names if len(names) > 1 else names[0], **options)
+        fields = joined_dtype(st._get_plugins(names, run_id), names).names or ()
+        columns = tuple(name for name in columns if name in fields)
+    return st.get_array(
+        run_id, names, time_range=time_range, keep_columns=columns, progress_bar=False
+    )
 
 
 def windows(st: "strax.Context", run_id: str) -> tuple[np.ndarray, str, str]:
@@ -122,8 +102,8 @@ def windows(st: "strax.Context", run_id: str) -> tuple[np.ndarray, str, str]:
 
 
 def _stored_name(st: "strax.Context", run_id: str, sort: str) -> str:
-    name = name_of(st, sort) if sort in SORTS else sort
-    if name is None or name not in st._plugin_class_registry:
+    name = name_of(st, sort)
+    if name is None:
         raise NotAvailable(f"this context has no {sort}: choose another one")
     if not st.is_stored(run_id, name):
         raise NotAvailable(
@@ -198,13 +178,6 @@ def fit(figures: Iterable[Any]) -> Row:
         if len(figures) > 1:
             figure.styles |= {"max-width": "640px"}
     return wrapped(*figures)
-
-
-def in_layout(layout: Any) -> list[Any]:
-    """Return the figures in a layout, in order."""
-    if isinstance(layout, Plot):
-        return [layout]
-    return [figure for child in layout.children for figure in in_layout(child)]
 
 
 def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:

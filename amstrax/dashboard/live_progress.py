@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import strax
 from bokeh.models import Column, ColumnDataSource
 from bokeh.plotting import figure
 
@@ -27,6 +26,7 @@ from amstrax.exceptions import (
     NotAvailable,
 )
 from amstrax.rundb import documents
+from amstrax.strax_ext.context import Context
 
 #: Interval at which a growing run and a log are read [s]
 INTERVAL = 2.0
@@ -104,10 +104,10 @@ def find_live(
     return None
 
 
-def find_stored(st: strax.Context, run_id: str) -> list[Growing]:
+def find_stored(st: Context, run_id: str) -> list[Growing]:
     """Find the data types of a context that are stored or being made; only read metadata."""
     result = []
-    st = run_overview.of_run(st, run_id)
+    st = st._of_run(run_id)
     for data_type in st._plugin_class_registry:
         key = st.key_for(run_id, data_type)
         found = run_overview.find(st, key)
@@ -183,11 +183,8 @@ def read_log(document: Mapping[str, Any], log_folder: Path, most: int = TAIL) ->
     return Log(path, data.decode("utf-8", "replace"), skipped)
 
 
-class _Found(NamedTuple):
-    is_growing: bool
-    live: Live | None
-    types: list[Growing]
-    start: int
+#: Whether a run is growing, its live data, its data types, and its start [ns since unix epoch]
+_Found = tuple[bool, Live | None, list[Growing], int]
 
 
 class LivePart:
@@ -225,24 +222,22 @@ class LivePart:
             start = min((each.chunks[0].start for each in types if each.chunks), default=0)
         else:
             start = int(begun.timestamp()) * 10**9
-        return _Found(is_growing, live, types, start)
+        return is_growing, live, types, start
 
     def _take(self, found: _Found) -> None:
-        text = render.html(
-            "live_progress.html", growing=found.is_growing, live=found.live, types=found.types
-        )
+        self.is_growing, live, types, start = found
+        text = render.html("live_progress.html", growing=self.is_growing, live=live, types=types)
         set_text(self._text, text)
-        self.is_growing = found.is_growing
-        if found.is_growing:
+        if self.is_growing:
             self._grows()
         if self._figure is not None:
-            self._figure.visible = found.is_growing
-        elif not found.is_growing:
+            self._figure.visible = self.is_growing
+        elif not self.is_growing:
             return
-        for each in found.types:
+        for each in types:
             if not each.chunks:
                 continue
-            data = _steps(each, found.start)
+            data = _steps(each, start)
             source = self._sources.get(each.data_type)
             if source is None:
                 self._add(each.data_type, data)

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from bokeh.server.auth_provider import AuthProvider, NullAuth
+from bokeh.server.auth_provider import AuthProvider
 from bokeh.util.token import get_token_payload
 from tornado.web import HTTPError, RequestHandler
 
@@ -452,11 +452,6 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return getattr(ip, "ipv4_mapped", None) or ip
 
 
-def provider(site: "Site") -> AuthProvider:
-    """Return the hooks for log-in to Bokeh's server."""
-    return UserAuth(site) if site.has_users else NullAuth()
-
-
 def login_of(site: "Site", request: Any) -> Login | None:
     """Return the log-in of a request, by the header of a trusted proxy or a cookie, if valid."""
     if site.proxy_users is not None:
@@ -512,7 +507,6 @@ class NoLoginHandler(RequestHandler):
     site: "Site"
 
     def get(self) -> None:
-        """Refuse."""
         self.set_status(403)
         self.write("No user: open the dashboard at the address of its proxy, which logs you in.")
 
@@ -523,7 +517,6 @@ class LoginHandler(RequestHandler):
     site: "Site"
 
     def get(self) -> None:
-        """Show the form."""
         self._show("")
 
     async def post(self) -> None:

@@ -24,8 +24,9 @@ from bokeh.models import (
 from bokeh.themes import Theme
 from tornado.ioloop import IOLoop
 
+from amstrax.commands.base import is_expected
 from amstrax.dashboard import render
-from amstrax.exceptions import AmstraxError, InvalidOption, UsageError
+from amstrax.exceptions import InvalidOption, UsageError
 
 if TYPE_CHECKING:
     from amstrax.dashboard.site import Site
@@ -47,15 +48,7 @@ _THEME = Theme(json={"attrs": {"Widget": {"stylesheets": [STYLE]}}})
 
 
 class Page:
-    """A page in one browser tab.
-
-    Parameters
-    ----------
-    site
-        The dashboard.
-    doc
-        Document that Bokeh has made for this tab.
-    """
+    """A page in one browser tab, for which Bokeh has made the document `doc`."""
 
     #: Address of the page, and first words of its title
     path: str
@@ -126,8 +119,6 @@ class Page:
         self._alarms.children = parts
 
     def _on_seen(self, name: str) -> None:
-        """Acknowledge an alarm, on all pages."""
-
         def work() -> None:
             if self.may_act():
                 self.site.acknowledge(name, self.user)
@@ -184,24 +175,14 @@ class Page:
     ) -> None:
         """Run slow work in a thread, and pass its result to the page.
 
-        Of concurrent calls with the same `what` only the last one counts. Work that fails with an
-        expected error other than `UsageError` is retried, until it succeeds or a later call
-        replaces it.
+        The `work`, which messages call `what`, must not touch the page. `then` takes its result, in
+        the thread of the server, or is a part that shows it as HTML. Of concurrent calls with the
+        same `what` only the last one counts. Work that fails with an expected error other than
+        `UsageError` is retried, until it succeeds or a later call replaces it.
 
-        Parameters
-        ----------
-        what
-            Name of the work, for messages.
-        work
-            Does it; must not touch the page.
-        then
-            Takes the result, in the thread of the server; or a part that shows it as HTML.
-        again
-            Start even if work of this name is running or has just run. Periodic refreshes pass
-            False, and are not retried.
-        place
-            Part that says that the result is waited for, by default that of `then`: an error
-            empties it.
+        Periodic refreshes pass `again` False: they do not start while work of this name is running
+        or has just run, and are not retried. The part `place`, by default that of `then`, says that
+        the result is waited for: an error empties it.
         """
         if isinstance(then, Div):
             place = then
@@ -246,7 +227,7 @@ class Page:
                     place.text = ""
                 self.report(what, error)
                 # Not after wrong use: the action would come as a surprise later
-                if again and _is_expected(error) and not isinstance(error, UsageError):
+                if again and is_expected(error) and not isinstance(error, UsageError):
                     self.doc.add_timeout_callback(retry, int(1000 * self.site.refresh))
             else:
                 self.clear_report(what)
@@ -382,17 +363,10 @@ def wrapped(*children: Any) -> Row:
 
 def describe(error: Exception) -> str:
     """Return one line about an error for the user; a bug is also logged with its traceback."""
-    if _is_expected(error):
+    if is_expected(error):
         return " ".join(str(error).split())
     log.error("a page failed, please report it: %r", error, exc_info=error)
     return (
         f"{type(error).__name__}: this is a bug; please report it, with the log of the dashboard, "
         "which has more"
     )
-
-
-def _is_expected(error: Exception) -> bool:
-    """Return whether an error comes from input, data or an unreachable service, not from a bug."""
-    from pymongo.errors import PyMongoError
-
-    return isinstance(error, (AmstraxError, PyMongoError, OSError))

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from bokeh.models import TextInput
 
@@ -20,15 +20,6 @@ _FIELDS = (
     *("name", "number", "mode", "start", "end", "tags", "processing_status"),
     *("processing_failed", "processing_job", "processing_claim"),
 )
-
-
-class _Run(NamedTuple):
-    run_id: str
-    status: documents.Status
-    failures: int
-    job: Mapping[str, Any]
-    tags: list[str]
-    lost: str = ""
 
 
 class ProcessingPage(Page):
@@ -138,7 +129,7 @@ class ProcessingPage(Page):
                 for each in documents.STATES
             }
 
-        def find() -> list[_Run]:
+        def find() -> list[dict[str, Any]]:
             collection, followed = self.site.collection(), self.site.followed()
             search = run_overview.Search(statuses=(status,), followed=followed)
             page = run_overview.page(collection, search, _FIELDS, limit=MOST)
@@ -182,13 +173,15 @@ class ProcessingPage(Page):
         self.load("automatic processing", work, self._loop, again)
 
 
-def _run(document: Mapping[str, Any], followed: Collection[str], lost: Mapping[str, str]) -> _Run:
+def _run(
+    document: Mapping[str, Any], followed: Collection[str], lost: Mapping[str, str]
+) -> dict[str, Any]:
     run_id = documents.name_of(document) or "?"
-    return _Run(
-        run_id,
-        documents.state_of(document, followed),
-        documents.failures_of(document),
-        documents.job_of(document),
-        documents.tags_of(document),
-        lost.get(run_id, ""),
-    )
+    return {
+        "run_id": run_id,
+        "status": documents.state_of(document, followed),
+        "failures": documents.failures_of(document),
+        "job": documents.job_of(document),
+        "tags": documents.tags_of(document),
+        "lost": lost.get(run_id, ""),
+    }

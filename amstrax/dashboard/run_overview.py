@@ -67,11 +67,6 @@ class Search:
     def filter(self) -> Filter:
         """Return the filter for these runs; raise InvalidOption for an unknown status."""
         conditions: list[Filter] = [_has_word(word) for word in self.text.split()]
-        for status in self.statuses:
-            if status not in documents.STATES:
-                raise InvalidOption(
-                    f"status {status!r} is unknown{did_you_mean(status, documents.STATES)}"
-                )
         if self.statuses:
             conditions.append(documents.has_state(*self.statuses, followed=self.followed))
         if self.modes:
@@ -273,12 +268,12 @@ class State(NamedTuple):
     reason: str = ""
 
 
-def states(st: strax.Context, run_id: str, document: Mapping[str, Any]) -> list[State]:
+def states(st: Context, run_id: str, document: Mapping[str, Any]) -> list[State]:
     """Return the states of all data types of a context, also of other lineages.
 
     Only metadata is read. The run `document` lists data on other hosts.
     """
-    st = of_run(st, run_id)
+    st = st._of_run(run_id)
     keys = {data_type: st.key_for(run_id, data_type) for data_type in st._plugin_class_registry}
     places = {data_type: find(st, key) for data_type, key in keys.items()}
     return [
@@ -286,11 +281,6 @@ def states(st: strax.Context, run_id: str, document: Mapping[str, Any]) -> list[
         for data_type, key in keys.items()
         for state in _of_type(st, run_id, key, places, document)
     ]
-
-
-def of_run(st: strax.Context, run_id: str) -> strax.Context:
-    """Return the context for many questions about one run: it does not look for new options."""
-    return st._of_run(run_id) if isinstance(st, Context) else st
 
 
 def _of_type(

@@ -145,7 +145,6 @@ class RunPage(OfRun):
         self.site.watcher.add(self.run_id, self._on_change)
 
     def close(self) -> None:
-        """End what the page does."""
         super().close()
         if self.run_id:
             self.site.watcher.remove(self.run_id, self._on_change)
@@ -284,7 +283,6 @@ class DataPage(OfRun):
             self._draw()
 
     def _calibrate(self) -> None:
-        """Show the chosen plot of a calibration."""
         method, data_type = _CALIBRATIONS.get(self._calibration.value, ("", ""))
         self._fit.text = _LOADING if method else ""
 
@@ -331,40 +329,33 @@ class DataPage(OfRun):
         self._drawn = drawn
         linked = drawn.linked
         if linked is not None:
-            for name, function in (("events", self._on_events), ("peaks", self._on_peaks)):
-                drawn.sources[name].selected.on_change(
+            for kind in ("events", "peaks"):
+                drawn.sources[kind].selected.on_change(
                     "indices",
-                    lambda attr, old, new, function=function: function(drawn, linked, new),
+                    lambda attr, old, new, kind=kind: self._on_selected(drawn, linked, kind, new),
                 )
         if "pulses" in drawn.sources:
             self.load("the gains", self._find_gains, self._gains)
 
     # Figures of one source share its selection; the page links that of events and that of peaks
 
-    def _on_events(self, drawn: Drawn, linked: Linked, rows: list[int]) -> None:
-        """Select the peaks of selected events."""
+    def _on_selected(self, drawn: Drawn, linked: Linked, kind: str, rows: list[int]) -> None:
+        """Select the peaks of selected ``events``, or the events of selected ``peaks``."""
         if drawn is not self._drawn or self._is_linking:
             return
-        self._select(drawn.sources["peaks"], linked.links.inside(rows).tolist())
-        self._show_selected(drawn, rows)
-        self._mark(drawn, linked, rows, bool(rows))
-
-    def _on_peaks(self, drawn: Drawn, linked: Linked, rows: list[int]) -> None:
-        """Select the events of selected peaks."""
-        if drawn is not self._drawn or self._is_linking:
-            return
-        events = linked.links.around(rows).tolist()
-        self._select(drawn.sources["events"], events)
-        self._show_selected(drawn, events)
-        self._mark(drawn, linked, events, False)
-
-    def _select(self, source: Any, rows: list[int]) -> None:
+        if kind == "events":
+            events, other, others = rows, "peaks", linked.links.inside(rows).tolist()
+        else:
+            events = others = linked.links.around(rows).tolist()
+            other = "events"
         # Keep the other callback from responding
         self._is_linking = True
         try:
-            source.selected.indices = rows
+            drawn.sources[other].selected.indices = others
         finally:
             self._is_linking = False
+        self._show_selected(drawn, events)
+        self._mark(drawn, linked, events, kind == "events" and bool(rows))
 
     def _mark(self, drawn: Drawn, linked: Linked, rows: list[int], is_wanted: bool) -> None:
         """Mark the peaks of events if not all peaks are points; or remove the marks."""
@@ -523,14 +514,18 @@ class EventsPage(OfRun):
             )
         if step < 0 or (step > 0 and is_there):
             place = min(max(place + step, 0), len(index) - 1)
-        return self._draw(st, index, place)
+        chosen, notes = index[place], list[str]()
+        draw = self._draw_event if self._noun == "event" else self._draw_records
+        facts, drawn = draw(st, chosen, notes)
+        number = int(chosen["event_number"])
+        return _Event(self._noun, number, place + 1, len(index), facts, drawn, notes)
 
-    def _draw(self, st: Any, index: np.ndarray, place: int) -> _Event:
-        chosen = index[place]
+    def _draw_event(
+        self, st: Any, chosen: np.void, notes: list[str]
+    ) -> tuple[dict[str, str], list[Any]]:
+        """Return facts and figures of an event; append missing data to `notes`."""
         time_range = (int(chosen["time"]), int(chosen["endtime"]))
-        if self._noun != "event":
-            return self._draw_records(st, index, place)
-        kinds, notes = ["event_info"], []
+        kinds = ["event_info"]
         for kind in ("event_waveform", "event_area_per_channel"):
             if figures.is_stored(st, self.run_id, kind):
                 kinds.append(kind)
@@ -541,7 +536,8 @@ class EventsPage(OfRun):
         unit = area_unit(st, self.run_id, "event_info")
         drawn = self._waveforms(st, time_range, notes, unit)
         if len(kinds) == 3:
-            drawn += figures.in_layout(interactive.event(row, None, None, area_unit=unit))
+            layout = interactive.event(row, area_unit=unit)
+            drawn += [figure for line in layout.children for figure in line.children]
         facts = {
             label.format(unit=unit): (
                 "–" if not np.isfinite(row[field]) else f"{row[field] * factor:.5g}"
@@ -549,13 +545,13 @@ class EventsPage(OfRun):
             for field, (label, factor) in _FACTS.items()
             if field in row.dtype.names
         }
-        number = int(row["event_number"])
-        return _Event(self._noun, number, place + 1, len(index), facts, drawn, notes)
+        return facts, drawn
 
-    def _draw_records(self, st: Any, index: np.ndarray, place: int) -> _Event:
-        """Return peaks and records around a peak, or those of a pulse of an LED run."""
-        start, end = int(index["time"][place]), int(index["endtime"][place])
-        notes: list[str] = []
+    def _draw_records(
+        self, st: Any, chosen: np.void, notes: list[str]
+    ) -> tuple[dict[str, str], list[Any]]:
+        """Return the same of a peak and what is around it, or of a pulse of an LED run."""
+        start, end = int(chosen["time"]), int(chosen["endtime"])
         drawn = []
         if figures.is_stored(st, self.run_id, "peaks", "peak_basics"):
             unit = area_unit(st, self.run_id, figures.name_of(st, "peak_basics") or "peak_basics")
@@ -565,13 +561,12 @@ class EventsPage(OfRun):
             drawn = [interactive.channels(records, start, title="Records of the channels")]
         else:
             notes.append("records are not stored, so no waveforms are shown")
-        began = figures.span(st, self.run_id, self._sort).start
+        began = figures.span(st, self.run_id, self._sort)[0]
         facts = {
             "since the start [s]": f"{(start - began) / 1e9:.6f}",
             "length [µs]": f"{(end - start) / 1e3:.5g}",
         }
-        number = int(index["event_number"][place])
-        return _Event(self._noun, number, place + 1, len(index), facts, drawn, notes)
+        return facts, drawn
 
     def _waveforms(
         self, st: Any, time_range: tuple[int, int], notes: list[str], unit: str

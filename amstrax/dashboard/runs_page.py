@@ -156,7 +156,9 @@ class RunsPage(Page):
         self._selection = self.html("", name="selection")
         self._unselect = button("unselect", "Select none", self._select_none, 130)
         self._select_found = button("select_all", "Select all found", self._select_all, 150)
-        self._retry_failed = button("retry", "Retry failed", self._retry, 120)
+        self._retry_failed = button(
+            "retry", "Retry failed", lambda: self._select_all("failed"), 120
+        )
         self._export = button("export", "Export", self._on_export)
         self._exported = self.html("", name="exported")
         self._actions = Column(sizing_mode="stretch_width")
@@ -273,7 +275,6 @@ class RunsPage(Page):
         self.load("the list of runs", lambda: self.site.shared(key, work), self._take, again)
 
     def _live_time(self, search: run_overview.Search) -> run_overview.LiveTime:
-        """Return how long the runs last that a search finds, see `run_overview.live_time`."""
         site = self.site
 
         def known() -> dict[str, float]:
@@ -293,7 +294,6 @@ class RunsPage(Page):
         )
 
     def _availability(self, found: list[dict[str, Any]], names: list[str]) -> list[dict[str, str]]:
-        """Return for each run whether its data is there, see `run_overview.availability`."""
         with self.site.few:
             contexts = {name: self.site.context(name) for name in set(names)}
             return [
@@ -303,10 +303,6 @@ class RunsPage(Page):
 
     def _search_now(self) -> run_overview.Search:
         return replace(_search(self._values()), followed=self.site.followed())
-
-    def _retry(self) -> None:
-        """Select all failed runs that the filters find, and show what would be submitted."""
-        self._select_all("failed")
 
     def _select_all(self, status: str = "") -> None:
         """Select all runs that the filters find, on all pages, as far as actions take them.
@@ -455,7 +451,6 @@ class RunsPage(Page):
             self._order.value = order
 
     def _mark_order(self) -> None:
-        """Mark the column by which the list is sorted."""
         arrow = "▼" if self._way.value == "down" else "▲"
         for shown, column in zip(self._table.columns, _COLUMNS, strict=True):
             is_it = _ORDERS.get(column.field) == self._order.value

@@ -15,6 +15,7 @@ from bokeh.embed.bundle import bundle_for_objs_and_resources
 from bokeh.embed.elements import html_page_for_render_items
 from bokeh.embed.util import RenderItem
 from bokeh.models import Div
+from bokeh.server.auth_provider import NullAuth
 from bokeh.server.server import BaseServer
 from bokeh.server.tornado import BokehTornado
 from bokeh.server.util import bind_sockets
@@ -28,7 +29,7 @@ from tornado.ioloop import IOLoop
 from tornado.web import HTTPError, OutputTransform, RedirectHandler, RequestHandler, authenticated
 
 from amstrax.dashboard import render
-from amstrax.dashboard.logins import lasting_key, login_of, provider
+from amstrax.dashboard.logins import UserAuth, lasting_key, login_of
 from amstrax.dashboard.page import Page, arguments_of, describe
 from amstrax.dashboard.processing_page import ProcessingPage
 from amstrax.dashboard.run_page import DataPage, EventsPage, RunPage
@@ -79,7 +80,6 @@ class Headers(OutputTransform):
     def transform_first_chunk(
         self, status_code: int, headers: Any, chunk: bytes, finishing: bool
     ) -> tuple[int, Any, bytes]:
-        """Return the answer with the headers."""
         for name, value in _HEADERS.items():
             headers[name] = value
         # Bokeh lets other sites load the script that starts a session
@@ -93,7 +93,6 @@ class Tornado(BokehTornado):
     """Bokeh's server, whose pages load only the parts of Bokeh that they use."""
 
     def resources(self, absolute_url: str | bool | None = None) -> Any:
-        """Return the scripts that pages load."""
         found = super().resources(absolute_url)
         found.components = [name for name in found.components if name not in _NOT_USED]
         return found
@@ -141,7 +140,6 @@ class ProxiedServer(HTTPServer):
     """
 
     def start_request(self, server_conn: Any, request_conn: Any) -> Any:
-        """Return the handler of a request."""
         delegate: Any = super().start_request(server_conn, request_conn)
         received = delegate.headers_received
 
@@ -157,11 +155,9 @@ class StartHandler(RequestHandler):
     """Answers with a number of this start of the server, for pages that lost their connection."""
 
     def initialize(self, start: str) -> None:
-        """Set the number."""
         self._start = start
 
     def get(self) -> None:
-        """Return the number."""
         self.write(self._start)
 
 
@@ -189,7 +185,6 @@ class PageHandler(FunctionHandler):
                 await asyncio.sleep(0)
 
     def process_request(self, request: Any) -> dict[str, Any]:
-        """Return user and address of a request, for the token."""
         login = login_of(self._site, request)
         xsrf = request.cookies.get("_xsrf")
         return {
@@ -207,12 +202,10 @@ class ShellHandler(AuthRequestHandler):
     """
 
     def initialize(self, site: Site, page: type[Page], handler: PageHandler, bundle: Any) -> None:
-        """Set the dashboard, the page, the handler that makes it, and the scripts to load."""
         self._site, self._page, self._handler, self._bundle = site, page, handler, bundle
 
     @authenticated
     def get(self) -> None:
-        """Return the page."""
         site, page, tornado = self._site, self._page, self.application
         request = self._handler.process_request(self.request)
         token = generate_jwt_token(
@@ -311,7 +304,7 @@ def make_server(
     tornado = Tornado(
         applications,
         extra_websocket_origins=[*own, *origins],
-        auth_provider=provider(site),
+        auth_provider=UserAuth(site) if site.has_users else NullAuth(),
         sign_sessions=True,
         secret_key=lasting_key(f"sessions of {site.detector} at {address}:{port}"),
         xsrf_cookies=True,

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import os
 import secrets
-import socket
 import sys
 import threading
 import time
@@ -52,22 +52,11 @@ _ALARM_SHARE = 300
 TIDY_EVERY = 20.0
 
 
-#: Size from which arrays are returned to the system when they are freed [bytes]
+#: Size from which arrays are returned to the system when they are freed; glibc may keep them
+#: otherwise [bytes]
 _LARGE = 1 << 20
 #: Number of heaps, shared by threads; each keeps the most it has had
 _HEAPS = 2
-
-
-def return_large_arrays() -> None:
-    """Return memory of large arrays to the system when they are freed; glibc may keep it."""
-    base.libc("mallopt", base.M_MMAP_THRESHOLD, _LARGE)
-    base.libc("mallopt", base.M_ARENA_MAX, _HEAPS)
-
-
-def freeze_existing_objects() -> None:
-    """Freeze existing objects for the garbage collector, so that `trim_heap` skips them."""
-    gc.collect()
-    gc.freeze()
 
 
 def trim_heap() -> None:
@@ -122,7 +111,6 @@ class Remembered:
         self._found: dict[str, tuple[Any, float, list[Any]]] = {}
 
     def _state(self) -> list[Any]:
-        """Return what tells whether something was written."""
         found: list[Any] = []
         for suffix in ("", "-wal"):
             with contextlib.suppress(FileNotFoundError):
@@ -131,11 +119,9 @@ class Remembered:
         return found
 
     def find_one(self, *args: Any) -> Any:
-        """Search now."""
         return self._collection.find_one(*args)
 
     def find(self, *args: Any, **options: Any) -> list[Any]:
-        """Return the documents of this search."""
         state = self._state()
         last, until, found = self._found.get(key := repr((args, options)), (None, 0.0, []))
         if state != last and time.monotonic() >= until:
@@ -256,7 +242,6 @@ class Site:
         self.watcher = Watcher(self)
         #: Key -> lock, result, and time until which it counts
         self._shared: dict[Any, tuple[threading.Lock, list[Any]]] = {}
-        self.host = socket.gethostname()
         #: Alarms to show
         self.alarms: list[alarms.Alarm] = []
         self._alarms_error = ""
@@ -266,7 +251,6 @@ class Site:
         self.storage = Background(self, self._find_storage, 120 * self.refresh)
         self._tidied_at, self._is_tidy_due = -TIDY_EVERY, False
         self._embedded: Any = None
-        self._data_types: list[str] = []
         self._empty = TemporaryDirectory(prefix="amstrax_dashboard_")
         #: Number of this start of the dashboard
         self.start = secrets.token_hex(8)
@@ -418,7 +402,6 @@ class Site:
         self._look_timer.start()
 
     def _all_folders(self) -> tuple[Path, ...]:
-        """Return the folders of data on this machine."""
         return process_run.all_folders(self._plan(), self.output_folder, self.live_data_dir)
 
     def _plan(self) -> process_run.Plan:
@@ -426,7 +409,6 @@ class Site:
         return process_run.Plan((), self.contexts()[0], self.detector, ())
 
     def _find_storage(self) -> Storage:
-        """Return what is stored; call it in a thread."""
         contexts = {name: self.context(name) for name in self.contexts()}
         return find_storage(
             self.collection(),
@@ -478,12 +460,11 @@ class Site:
         """Return the names of the contexts of the detector, the default first."""
         return [name for name, its in settings.CONTEXT_DETECTORS.items() if its == self.detector]
 
+    @functools.cached_property
     def data_types(self) -> list[str]:
-        """Return the names of all data types of the contexts of the detector."""
-        if not self._data_types:
-            found = {name: self.context(name)._plugin_class_registry for name in self.contexts()}
-            self._data_types = sorted(set().union(*found.values()))
-        return self._data_types
+        """Names of all data types of the contexts of the detector."""
+        found = (self.context(name)._plugin_class_registry for name in self.contexts())
+        return sorted(set().union(*found))
 
     def context_for(self, document: Mapping[str, Any]) -> str:
         """Return the name of the context that processes a run."""
@@ -500,11 +481,13 @@ class Site:
             for name in self.contexts():
                 getattr(contexts, name)(init_rundb=False, storage=[])
             draw()
-            # Otherwise the full garbage collection at each closed page blocks all others
-            freeze_existing_objects()
+            # Otherwise the full garbage collection of `trim_heap` blocks all pages
+            gc.collect()
+            gc.freeze()
 
         sys.setswitchinterval(0.001)
-        return_large_arrays()
+        base.libc("mallopt", base.M_MMAP_THRESHOLD, _LARGE)
+        base.libc("mallopt", base.M_ARENA_MAX, _HEAPS)
         self.pool.submit(work)
 
     def tidy(self) -> None:

@@ -1,5 +1,6 @@
 """Page about storage: sizes of data, free space, and what newer data replaces."""
 
+from collections import Counter
 from typing import Any
 
 from amstrax.dashboard import actions, render
@@ -51,7 +52,7 @@ class StoragePage(Page):
             old = render.html(
                 "storage_old.html",
                 commands=found.commands(detector, _MOST),
-                n_of={host: sum(x.host == host for x in found.old) for host in _hosts(found)},
+                n_of=Counter(each.host for each in found.old),
                 n_bytes=sum(each.n_bytes or 0 for each in found.old),
                 detector=detector,
             )
@@ -80,7 +81,3 @@ class StoragePage(Page):
             return render.html("storage_runs.html", runs=runs, is_asked=bool(numbers))
 
         self.load("the runs", work, self._of_runs)
-
-
-def _hosts(found: Storage) -> list[str]:
-    return list(dict.fromkeys(each.host for each in found.old))

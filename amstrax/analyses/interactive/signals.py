@@ -43,8 +43,6 @@ def waveforms(
         Types of the peaks, the column ``type`` of peak_basics; None: that of `peaks`.
     start
         Time that counts as 0 [ns since unix epoch]; None: that of the first peak.
-    log
-        Light on a logarithmic scale.
     unit
         Unit of time [ns] and its name; None: a suitable one.
     """
@@ -138,16 +136,8 @@ def waveform_display(
 ) -> Any:
     """Return peaks above the records of the same time, a Bokeh layout; both move together.
 
-    Parameters
-    ----------
-    records, peaks
-        As of these data types; peaks None for a detector without.
-    start
-        Time that counts as 0 [ns since unix epoch].
-    show_most
-        Show the largest so many peaks, and the first so many records.
-    width
-        Width of the layout [pixels].
+    The largest peaks (None for a detector without) and the first records are shown, `show_most` of
+    each. `start` counts as 0 [ns since unix epoch]; `width` is that of the layout [pixels].
     """
     both = [rows for rows in (records, peaks) if rows is not None and len(rows)]
     span = max((int(strax.endtime(rows).max()) - start for rows in both), default=0)
@@ -180,18 +170,10 @@ def event(
 ) -> Any:
     """Return one event, a Bokeh layout: its peaks, main S1 and S2, channels, and hit pattern.
 
-    Parameters
-    ----------
-    event_row
-        With the columns of event_info, event_waveform and event_area_per_channel.
-    peaks, types
-        As of `waveforms`: those within the event are shown above; None: without.
-    top_channels
-        Channels of the top PMTs a, b, c, d, or one.
-    radius
-        Of the hit pattern [mm].
-    width
-        Width of the layout [pixels].
+    `event_row` has the columns of event_info, event_waveform and event_area_per_channel. Of
+    `peaks`, as of `waveforms`, those within the event are shown above. `top_channels` are those of
+    the top PMTs a, b, c, d, or one; the hit pattern has this `radius` [mm], the layout this `width`
+    [pixels].
     """
     layouts = _bokeh.bokeh().layouts
     rows = []
@@ -239,12 +221,11 @@ def _area_per_channel(row: np.void, width: int, area_unit: str) -> Any:
         "Area per channel", "Channel", f"Area [{area_unit}]", (False, True), tools="pan,reset,save",
         width=width, height=260,
     )  # fmt: skip
-    floor, shown = 1.0, False
+    floor = 1.0
     for prefix, shift in (("s1", -0.2), ("s2", 0.2)):
         area = np.asarray(row[f"{prefix}_area_per_channel"], dtype=np.float64)
         if not np.isfinite(row[f"{prefix}_area"]):
             continue
-        shown = True
         kind = 1 if prefix == "s1" else 2
         bars = figure.vbar(
             x=np.arange(len(area)) + shift, top=np.maximum(area, floor), bottom=floor, width=0.36,
@@ -253,7 +234,7 @@ def _area_per_channel(row: np.void, width: int, area_unit: str) -> Any:
         bars.data_source.data["area"] = area
         _bokeh.add_hover(figure, bars, ("area", f"@area{{0.0}} {area_unit}"))
     figure.xaxis.ticker = list(range(len(row["s1_area_per_channel"])))
-    if shown:
+    if figure.legend:
         _bokeh.set_legend(figure)
     else:
         _bokeh.note(figure, "none")
