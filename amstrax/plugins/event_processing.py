@@ -235,7 +235,8 @@ class EventBasics(CorrectedPlugin):
         result["n_peaks"] = n_peaks
         chosen = kernels.choose_peaks(peaks, first, self.selection())
         # s2_x, s2_y, alt_s2_x and alt_s2_y stay NaN: EventPositions has them
-        kernels.copy_properties(peaks, chosen, result, self.copied_fields())
+        copied = [name for name in peaks.dtype.names or () if name not in "xy"]
+        kernels.copy_properties(peaks, chosen, result, copied)
         for column, prefix in enumerate(kernels.PREFIXES):
             result[f"{prefix}index"] = kernels.index_in_event(chosen[:, column], first)
         kernels.drift_times(peaks["center_time"], chosen, result)
@@ -249,11 +250,6 @@ class EventBasics(CorrectedPlugin):
         self, result: np.ndarray, peaks: np.ndarray, first: np.ndarray, chosen: np.ndarray
     ) -> None:
         """Fill the fields of variants, from the peaks in events; see `kernels.choose_peaks`."""
-
-    def copied_fields(self) -> list[str]:
-        """Return the fields of peaks that main and alternative S1 or S2 have."""
-        basics = ["time", "center_time", "endtime", "area", *basics_of_sx()]
-        return basics + [f"{axis}_{suffix}" for suffix, *_ in ALGORITHMS for axis in "xy"]
 
     def selection(self) -> kernels.Selection:
         """Return the conditions on main and alternative peaks."""
