@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from amstrax import analyses
 from amstrax.analyses import statistics, validation, validation_data, validation_text
 from amstrax.exceptions import InvalidOption
-from amstrax.plugins.event_processing import basics_of_sx
+from amstrax.plugins.event_processing import BASICS_OF_SX
 from amstrax.simulation.light import Origin
 from amstrax.simulation.parts import DEPOSIT_DTYPE, LIGHT_DTYPE, Sensor, peak_composition
 from amstrax.simulation.sources import Interaction
@@ -617,7 +617,7 @@ def wide_event(truth, n_channels=5):
         wide[f"{prefix}_length"], wide[f"{prefix}_dt"] = length, 10
         wide[f"{prefix}_data"][:, :length] = wide[f"{prefix}_area"][:, np.newaxis] / length
         wide[f"{prefix}_area_per_channel"] = [50, 1, 2, 30, 17]
-    assert set(basics_of_sx()) <= {name.removeprefix("s1_") for name in wide.dtype.names}
+    assert set(BASICS_OF_SX) <= {name.removeprefix("s1_") for name in wide.dtype.names}
     return wide
 
 

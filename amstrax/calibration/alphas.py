@@ -28,6 +28,9 @@ _OUTLIER = 60.0
 _LOW, _HIGH = -0.12, 0.19
 #: The fit goes from the lowest to the highest line, and this much beyond
 _BEYOND = 0.12
+#: Of tails: width of a sample [ns], samples of the baseline, and rise and fall time of the pulse of
+#: a photoelectron [ns], of run 999999
+_DT, _BASELINE, _RESPONSE = 2.0, 40, (2.0, 6.5)
 
 
 class Alphas(NamedTuple):
@@ -193,24 +196,24 @@ def _fit(corrected: np.ndarray, light: np.ndarray, first: float, unit: str) -> A
     of_light = np.sqrt(np.pi / 2 / numbers[:2].sum()) * fit.values["width"]
     by = np.hypot(by, of_light * scale)
     expected = model(*fit.values)
-    lines: dict[str, Result] = {}
-    sigmas: dict[str, Result] = {}
-    resolutions: dict[str, Result] = {}
+    found: dict[str, dict[str, Result]] = {"position": {}, "sigma": {}, "resolution": {}}
     for name, parameter in zip(ENERGIES, names, strict=True):
         width = "width_214" if name == "Po-214" else "width"
         at, ratio, error = fit.values[parameter], fit.values[width], fit.errors[parameter]
         if name == "Po-214":
             error = np.hypot(error, of_light * at)
-        for of, key, value, off, its in (
-            (lines, "position", at, error, unit),
-            (sigmas, "sigma", at * ratio, at * fit.errors[width], unit),
-            (resolutions, "resolution", ratio, fit.errors[width], "1"),
+        for key, value, off, its in (
+            ("position", at, error, unit),
+            ("sigma", at * ratio, at * fit.errors[width], unit),
+            ("resolution", ratio, fit.errors[width], "1"),
         ):
-            of[name] = Result.with_error(f"{key} {name}", value, off, its, "fit of three lines")
+            found[key][name] = Result.with_error(
+                f"{key} {name}", value, off, its, "fit of three lines"
+            )
     return Alphas(
-        lines,
-        sigmas,
-        resolutions,
+        found["position"],
+        found["sigma"],
+        found["resolution"],
         Result.with_error("energy_scale", scale, by, f"keV/({unit})", "fit of three lines"),
         corrected,
         light,
@@ -305,14 +308,7 @@ def half_life(delays: np.ndarray, least: float = 80.0, most: float = 2000.0) -> 
     return Result.with_error("po214_half_life", value, error, "us", "delays of BiPo pairs")
 
 
-def photoelectron_area(
-    tails: np.ndarray,
-    noise: float,
-    dt: float = 2.0,
-    response: tuple[float, float] = (2.0, 6.5),
-    excess: float = 1.45,
-    n_baseline: int = 40,
-) -> Result:
+def photoelectron_area(tails: np.ndarray, noise: float, excess: float = 1.45) -> Result:
     """Return the mean area of a photoelectron [ADC counts x samples] from tails of bright pulses.
 
     The two halves w1 and w2 of the tail have a fixed ratio r, but for numbers of photoelectrons:
@@ -331,15 +327,9 @@ def photoelectron_area(
         Heights above baseline of one channel, aligned at the maximum [ADC counts], shape (n, m).
     noise
         Standard deviation of a sample [ADC counts].
-    dt
-        Duration of a sample [ns].
-    response
-        Rise and fall time of the pulse of a photoelectron [ns]; default: of run 999999.
     excess
         Mean square of the charge of a photon / square of the mean charge of a photoelectron, for
         a mean of photoelectrons: 1.45 for a spread of 0.35 and 20 % double photoelectrons.
-    n_baseline
-        Samples from which the baseline is.
     """
     n, half = len(tails), tails.shape[1] // 2
     if n < _FEWEST_PULSES or half < 2:
@@ -351,12 +341,12 @@ def photoelectron_area(
     r = float(w1.sum() / w2.sum())
     if not r > 1:
         raise NoResult(f"pulses of alphas do not fall in the tail, ratio {r:.2f}: choose --tail")
-    excess *= _shared(half * dt, r, response)
+    excess *= _shared(half * _DT, r)
 
     def estimate(index: np.ndarray) -> float:
         one, two = w1[index], w2[index]
         r = one.sum() / two.sum()
-        own = noise**2 * (half * (1 + r**2) + (half * (1 - r)) ** 2 / n_baseline)
+        own = noise**2 * (half * (1 + r**2) + (half * (1 - r)) ** 2 / _BASELINE)
         off = (one - r * two) ** 2
         # Outliers, as of pulses on top of each other, would rule the variance
         kept = off < _OUTLIER * np.median(off)
@@ -374,9 +364,9 @@ def photoelectron_area(
     )
 
 
-def _shared(length: float, r: float, response: tuple[float, float]) -> float:
+def _shared(length: float, r: float) -> float:
     """Return var(w1 - r w2) / that of photoelectrons that are each in one window [ns] only."""
-    rise, fall = response
+    rise, fall = _RESPONSE
     time = np.arange(-8 * fall, 2 * length, 0.1)  # of photoelectrons, from the first window on
 
     def until(t: np.ndarray) -> np.ndarray:

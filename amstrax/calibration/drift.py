@@ -23,6 +23,12 @@ _SLICES, _FEWEST_IN_SLICE = 10, 30
 _FEWEST_ELECTRONS, _LOST_ELECTRONS, _SYSTEMATIC = 100, 2.5, 0.015
 
 
+#: First and last drift time [ns]
+Window = tuple[float, float]
+#: Edge and width [ns], slope and background, see `Edge`
+Parameters = tuple[float, float, float, float]
+
+
 class Edge(NamedTuple):
     """Edge of the spectrum of drift times: parameters of `edge_density`, and their window."""
 
@@ -32,7 +38,7 @@ class Edge(NamedTuple):
     width: float  #: standard deviation [ns]
     slope: float  #: of the plateau, relative to its height at the edge, over the window
     background: float  #: share of the flat background in the window
-    window: tuple[float, float]  #: [ns]
+    window: Window
     side: int  #: 1: the plateau is at later times (gate), -1: at earlier ones (cathode)
     n_events: int  #: in the window
 
@@ -122,9 +128,7 @@ def find_edges(
     return found[0], found[1]
 
 
-def _fit_edge(
-    t: np.ndarray, name: str, window: tuple[float, float], side: int, n_samples: int
-) -> Edge:
+def _fit_edge(t: np.ndarray, name: str, window: Window, side: int, n_samples: int) -> Edge:
     """Return an edge from the drift times in a window [ns]."""
     parameters, place = (0.0, 0.0, 0.0, 0.02), window
     for _ in range(2):
@@ -153,11 +157,7 @@ def _fit_edge(
 
 
 def _sample(
-    rng: np.random.Generator,
-    n: int,
-    parameters: tuple[float, float, float, float],
-    window: tuple[float, float],
-    side: int,
+    rng: np.random.Generator, n: int, parameters: Parameters, window: Window, side: int
 ) -> np.ndarray:
     """Return drift times drawn from `edge_density` [ns], shape (n,)."""
     # Ten steps for each width around the edge
@@ -189,25 +189,19 @@ class _Scan(NamedTuple):
         i, j = np.divmod(rng.choice(probability.size, n, p=probability), len(self.widths))
         return np.stack([self.edges[i], self.widths[j]], axis=1)
 
-    def around(self, window: tuple[float, float]) -> tuple[float, float]:
+    def around(self, window: Window) -> Window:
         """Return a range three times as long as the grid, within the window."""
         low, high = self.edges[0], self.edges[-1]
         return max(2 * low - high, window[0]), min(2 * high - low, window[1])
 
-    def is_at_end(self, window: tuple[float, float]) -> bool:
+    def is_at_end(self, window: Window) -> bool:
         """Return whether the best edge is at an end of the window, or as wide as that."""
         margin = 0.02 * (window[1] - window[0])
         inside = window[0] + margin < self.best[0] < window[1] - margin
         return not inside or self.best[1] > 5 * margin
 
 
-def _scan(
-    t: np.ndarray,
-    window: tuple[float, float],
-    side: int,
-    parameters: tuple[float, float, float, float],
-    place: tuple[float, float],
-) -> _Scan:
+def _scan(t: np.ndarray, window: Window, side: int, parameters: Parameters, place: Window) -> _Scan:
     """Return the likelihood where it is not negligible, which the grid zooms in on.
 
     Slope and background are those of `parameters`, `place` is the range to search in.
@@ -239,7 +233,7 @@ def _scan(
 
 
 def _plateau(
-    t: np.ndarray, edge: float, width: float, window: tuple[float, float], side: int
+    t: np.ndarray, edge: float, width: float, window: Window, side: int
 ) -> tuple[float, float]:
     """Return the slope of the plateau and the share of the background around an edge."""
     x = (t - edge) * side
@@ -265,7 +259,7 @@ def edge_density(
     width: float,
     slope: float,
     background: float,
-    window: tuple[float, float],
+    window: Window,
     side: int,
 ) -> np.ndarray:
     """Return the probability density at drift times `t` in a window [1/ns].

@@ -253,7 +253,6 @@ def area_bins(area: np.ndarray, start: Gain) -> np.ndarray:
 
 
 def _minimise(edges: np.ndarray, counts: np.ndarray, start: Gain) -> "Minuit":
-    """Return iminuit's object at the minimum."""
     from scipy.special import xlogy
 
     n_areas = counts.sum()
@@ -337,11 +336,8 @@ def channel_gains(
         gains = result[int(channel)] = {}
         try:
             gains["mean"] = first = mean_gain(own, led_window, noise_window, own_off)
-        except NoGain as error:
-            gains["mean"] = gains["fit"] = error
-            continue
-        try:
             gains["fit"] = fit_gain(own, first)
         except NoGain as error:
+            gains.setdefault("mean", error)
             gains["fit"] = error
     return result

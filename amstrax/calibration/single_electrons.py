@@ -104,7 +104,7 @@ def _skewness(gain: float, spread: float) -> float:
     return third / variance**1.5
 
 
-def fit_electrons(area: np.ndarray, lowest: float = 2.5, start: float | None = None) -> ElectronFit:
+def fit_electrons(area: np.ndarray, lowest: float = 2.5) -> ElectronFit:
     """Return the gain of single electrons from areas of small peaks, by a binned likelihood.
 
     Raises NoResult (a ValueError) for too few peaks, or without a peak in the spectrum above
@@ -116,8 +116,6 @@ def fit_electrons(area: np.ndarray, lowest: float = 2.5, start: float | None = N
         Areas of single_electrons at a time after large peaks when electrons are alone [PE].
     lowest
         The fit starts here [PE]: above the area of a dark count.
-    start
-        First guess of the gain [PE]; None: the median.
     """
     from scipy.special import xlogy
 
@@ -128,7 +126,7 @@ def fit_electrons(area: np.ndarray, lowest: float = 2.5, start: float | None = N
             f"{len(area)} peaks above {lowest:g} PE are too few for single electrons: take a "
             f"longer run, or more time after large peaks, for {_FEWEST} or more"
         )
-    gain = float(np.median(area)) if start is None else start
+    gain = float(np.median(area))
     edges = np.linspace(lowest, max(_RANGE * gain, 2 * lowest), int(_RANGE * _BINS) + 1)
     counts = np.histogram(area, edges)[0]
     n = counts.sum()

@@ -201,11 +201,14 @@ class CorrectedPlugin(Plugin):
     values.
     """
 
+    #: Fields that a part of the reconstruction adds to the dtype of the class
+    added_fields: list = []
+
     def infer_dtype(self):
-        """Return the dtype of the class, to which parts of the reconstruction add fields."""
         if not hasattr(type(self), "dtype"):
             return super().infer_dtype()  # that of a cut; strax.Plugin has none
-        return type(self).dtype
+        added = [vars(each).get("added_fields", []) for each in reversed(type(self).__mro__)]
+        return [*type(self).dtype, *sum(added, [])] if any(added) else type(self).dtype
 
     def setup(self):
         super().setup()

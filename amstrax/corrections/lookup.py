@@ -367,37 +367,30 @@ def fill(text: str, attribute: Callable[[str], Any]) -> str:
     return f"{protocol}://{option}?{query}"
 
 
-class Source(NamedTuple):
-    """Place where an option is looked up."""
+def source_of(text: str, name: str = "") -> tuple[store.File, str]:
+    """Return the file in which an option is looked up, and its name in the file of a version.
 
-    file: store.File
-    #: Name in the file of a version, for values of all runs; empty for a correction file
-    name: str = ""
-
-
-def source_of(text: str, name: str = "") -> Source:
-    """Return the place where an option is looked up; errors are those of `look_up`.
-
-    `name` is the name of the option, for a look-up string without it.
+    The latter is empty for a correction file. `name` is the name of the option, for a look-up
+    string without it. Errors are those of `look_up`.
     """
     protocol, option, parameters = split(text)
     if protocol == "file":
         branch = parameters.get("github_branch", store.MASTER)
-        return Source(store.find(parameters["filename"], branch))
+        return store.find(parameters["filename"], branch), ""
     option = option or name
     version = parse_version(parameters["version"])
     own = f"{option}_{version.name}.json"
     file, name = _in_version(version, option)
     if file is None or (value := file.content()[name]) == own:
-        return Source(store.find(own, version.branch))
+        return store.find(own, version.branch), ""
     if store.exists(own, version.branch):
         raise InvalidCorrection(
             f"{text!r} may mean {own}, or {value!r}, which is what {version.file_name} has: give "
             f"the option that value, or {file_url(option, own, version.branch)!r}"
         )
     if is_file(value):
-        return Source(store.find(value, version.branch))
-    return Source(file, name)
+        return store.find(value, version.branch), ""
+    return file, name
 
 
 def _in_version(version: Version, option: str) -> tuple[store.File | None, str]:
@@ -566,7 +559,7 @@ def coverage(version: str) -> list[Coverage]:
         if is_lookup(value):
             _, _, parameters = split(value)
             try:
-                file = source_of(value).file
+                file, _ = source_of(value)
                 table = entries(file.content(), file.name, file.place)
             except AmstraxError as error:
                 problem = f"option {option}: {error}"

@@ -417,7 +417,6 @@ class LiveDataReader(CorrectedPlugin):
             log.warning("%s", text)
 
     def _load(self, path: Path, blob: bytes, interval: redax.Interval) -> np.ndarray | None:
-        """Return the records in the content of a file."""
         if not blob:
             return _NO_BYTES
         records = redax.decode(blob, path, self.config["daq_compressor"], self.record_dtype)
@@ -464,28 +463,24 @@ class LiveDataReader(CorrectedPlugin):
         as well. The same thread's other files of the chunk, and other threads, tell the difference.
         """
         pre, central, post = self.intervals(chunk_i)
+        overlaps = ("pre", pre, left), ("post", post, right)
         for part, found in ((pre, left), (central, files), (post, right)):
             is_due = part is not None and (part != post or self.n_chunks != chunk_i + 1 or found)
             if is_due and len(found) < sum(self.threads.values()):
                 self._add_dead_time([part[1:]], MISSING)  # type: ignore[index]  # is_due
         nothing = all(records is _NO_BYTES for records in files.values())
         for name, records in files.items():
-            sides = [
-                (kind, side[name])
-                for kind, side in (("pre", left), ("post", right))
-                if name in side
-            ]
+            sides = [(kind, part, side[name]) for kind, part, side in overlaps if name in side]
             if records is _NO_BYTES:
-                if nothing or any(side is not _NO_BYTES for _, side in sides):
+                if nothing or any(side is not _NO_BYTES for *_, side in sides):
                     self._note_missing(f"{central.path / name} has 0 bytes")
                     self._add_dead_time([central[1:]], MISSING)
             elif len(records):
                 silence = (post.end - post.start) * _GAP_SHARE
-                for kind, side in sides:
+                for kind, part, side in sides:
                     if side is _NO_BYTES and live_data.longest_gap(records, *central[1:]) < silence:
                         self._note_missing(f"{self._copy(chunk_i, kind) / name} has 0 bytes")
-                        lost = post if kind == "post" else pre
-                        self._add_dead_time([lost[1:]], MISSING)  # type: ignore[index]
+                        self._add_dead_time([part[1:]], MISSING)  # type: ignore[index]
 
     def _check(self, records: np.ndarray, path: Path, interval: redax.Interval) -> None:
         record_length = self.config["record_length"]

@@ -48,22 +48,19 @@ _TIMES = [
 ]
 
 
-def basics_of_sx() -> dict[str, tuple[str, type]]:
-    """Return title and type of the properties of S1s and S2s in event_basics."""
-    wanted = {
-        "n_channels": np.int16,
-        "n_hits": np.int16,
-        "max_pmt": np.int16,
-        "max_pmt_area": np.float32,
-        "range_50p_area": np.float32,
-        "range_90p_area": np.float32,
-        "rise_time": np.float32,
-        "area_fraction_top": np.float32,
-        "tight_coincidence": np.int16,
-        "n_saturated_channels": np.int16,
-    }
-    titles = {name: title for (title, name), *_ in peak_basics_dtype()}
-    return {name: (titles[name], dtype) for name, dtype in wanted.items()}
+#: Properties of S1s and S2s in event_basics that are those of peak_basics, and their types
+BASICS_OF_SX = {
+    "n_channels": np.int16,
+    "n_hits": np.int16,
+    "max_pmt": np.int16,
+    "max_pmt_area": np.float32,
+    "range_50p_area": np.float32,
+    "range_90p_area": np.float32,
+    "rise_time": np.float32,
+    "area_fraction_top": np.float32,
+    "tight_coincidence": np.int16,
+    "n_saturated_channels": np.int16,
+}
 
 
 def event_basics_dtype() -> list:
@@ -74,10 +71,8 @@ def event_basics_dtype() -> list:
         "endtime": ("exclusive end time since unix epoch [ns]", np.int64),
         "area": ("area [PE]", np.float32),
     }
-    basics = {
-        name: (title[0].lower() + title[1:], dtype)
-        for name, (title, dtype) in basics_of_sx().items()
-    }
+    titles = {name: title[0].lower() + title[1:] for (title, name), *_ in peak_basics_dtype()}
+    basics = {name: (titles[name], dtype) for name, dtype in BASICS_OF_SX.items()}
     common = {"index": ("number of the peak in the event", np.int32), **times, **basics}
     fields = [
         *_TIMES,
@@ -203,20 +198,14 @@ class EventBasics(CorrectedPlugin):
 
     def setup(self):
         super().setup()
-        if self.event_s1_min_coincidence > 0:
-            self.check_coincidence()
-        self.max_drift_time = int(self.max_drift_length / self.electron_drift_velocity)
-
-    def check_coincidence(self) -> None:
-        """Raise InvalidOption if peaks do not have tight_coincidence."""
-        name = "tight_coincidence_window"
-        for plugin in dependencies(self):
+        for plugin in dependencies(self) if self.event_s1_min_coincidence > 0 else ():
             if isinstance(plugin, PeaksBase) and not plugin.has_coincidences():
                 raise InvalidOption(
                     f"event_s1_min_coincidence={self.event_s1_min_coincidence}, but "
-                    f"tight_coincidence of {plugin.provides[0]} is 0: set the option {name} [ns], "
-                    "as 50"
+                    f"tight_coincidence of {plugin.provides[0]} is 0: set the option "
+                    "tight_coincidence_window [ns], as 50"
                 )
+        self.max_drift_time = int(self.max_drift_length / self.electron_drift_velocity)
 
     def compute(self, events, peaks):
         result = np.zeros(len(events), dtype=self.dtype)
@@ -233,9 +222,17 @@ class EventBasics(CorrectedPlugin):
         for field in ("time", "endtime", "event_number"):
             result[field] = events[field]
         result["n_peaks"] = n_peaks
-        chosen = kernels.choose_peaks(peaks, first, self.selection())
+        selection = kernels.Selection(
+            allow_posts2_s1s=self.allow_posts2_s1s,
+            s1_min_coincidence=self.event_s1_min_coincidence,
+            force_alt_s2_in_max_drift_time=self.force_alt_s2_in_max_drift_time,
+            force_main_before_alt=self.force_main_before_alt,
+            max_drift_time=self.max_drift_time,
+        )
+        chosen = kernels.choose_peaks(peaks, first, selection)
         # s2_x, s2_y, alt_s2_x and alt_s2_y stay NaN: EventPositions has them
-        kernels.copy_properties(peaks, chosen, result, self.copied_fields())
+        copied = [name for name in peaks.dtype.names or () if name not in "xy"]
+        kernels.copy_properties(peaks, chosen, result, copied)
         for column, prefix in enumerate(kernels.PREFIXES):
             result[f"{prefix}index"] = kernels.index_in_event(chosen[:, column], first)
         kernels.drift_times(peaks["center_time"], chosen, result)
@@ -249,21 +246,6 @@ class EventBasics(CorrectedPlugin):
         self, result: np.ndarray, peaks: np.ndarray, first: np.ndarray, chosen: np.ndarray
     ) -> None:
         """Fill the fields of variants, from the peaks in events; see `kernels.choose_peaks`."""
-
-    def copied_fields(self) -> list[str]:
-        """Return the fields of peaks that main and alternative S1 or S2 have."""
-        basics = ["time", "center_time", "endtime", "area", *basics_of_sx()]
-        return basics + [f"{axis}_{suffix}" for suffix, *_ in ALGORITHMS for axis in "xy"]
-
-    def selection(self) -> kernels.Selection:
-        """Return the conditions on main and alternative peaks."""
-        return kernels.Selection(
-            allow_posts2_s1s=self.allow_posts2_s1s,
-            s1_min_coincidence=self.event_s1_min_coincidence,
-            force_alt_s2_in_max_drift_time=self.force_alt_s2_in_max_drift_time,
-            force_main_before_alt=self.force_main_before_alt,
-            max_drift_time=self.max_drift_time,
-        )
 
 
 class EventPositions(CorrectedPlugin):
@@ -552,26 +534,6 @@ class EventCoincidences(CoincidencesBase):
 _KR83M_LEAD = 20
 
 
-def event_kr83m_dtype() -> list:
-    """Return the dtype of event_kr83m."""
-    fields = [
-        *_TIMES,
-        (("Quality: 0 one S1, 1 doubtful, 2 both in one peak, 3 in two", "kr_quality"), np.int8),
-        (("Start of the first S1 since unix epoch, unknown: -1 [ns]", "s1_a_time"), np.int64),
-        (("Time from the first to the second S1 [ns]", "s1_delay"), np.float32),
-        (("Area of the first S1, 32.1 keV [PE]", "s1_a_area"), np.float32),
-        (("Area of the second S1, 9.4 keV [PE]", "s1_b_area"), np.float32),
-        (("Log-likelihood of two S1s less that of one [1]", "s1_gain"), np.float32),
-        (("Number of peaks that the S1s are in", "s1_n_peaks"), np.int16),
-    ]
-    unless = "NaN unless it is a peak of its own"
-    return fields + [
-        (("Time from the main S2 to the S2 of 9.4 keV [ns], " + unless, "s2_delay"), np.float32),
-        (("Area of the S2 of 32.1 keV [PE], " + unless, "s2_a_area"), np.float32),
-        (("Area of the S2 of 9.4 keV [PE], " + unless, "s2_b_area"), np.float32),
-    ]
-
-
 class Quality(IntEnum):
     """Quality of the two S1s of an event."""
 
@@ -631,7 +593,20 @@ class EventKr83m(CorrectedPlugin):
     provides = "event_kr83m"
     data_kind = "events"
     parallel = "process"
-    dtype = event_kr83m_dtype()
+    _unless = "NaN unless it is a peak of its own"
+    dtype = [
+        *_TIMES,
+        (("Quality: 0 one S1, 1 doubtful, 2 both in one peak, 3 in two", "kr_quality"), np.int8),
+        (("Start of the first S1 since unix epoch, unknown: -1 [ns]", "s1_a_time"), np.int64),
+        (("Time from the first to the second S1 [ns]", "s1_delay"), np.float32),
+        (("Area of the first S1, 32.1 keV [PE]", "s1_a_area"), np.float32),
+        (("Area of the second S1, 9.4 keV [PE]", "s1_b_area"), np.float32),
+        (("Log-likelihood of two S1s less that of one [1]", "s1_gain"), np.float32),
+        (("Number of peaks that the S1s are in", "s1_n_peaks"), np.int16),
+        (("Time from the main S2 to the S2 of 9.4 keV [ns], " + _unless, "s2_delay"), np.float32),
+        (("Area of the S2 of 32.1 keV [PE], " + _unless, "s2_a_area"), np.float32),
+        (("Area of the S2 of 9.4 keV [PE], " + _unless, "s2_b_area"), np.float32),
+    ]
 
     def setup(self):
         super().setup()
@@ -713,7 +688,6 @@ class EventKr83m(CorrectedPlugin):
     def set_s2s(
         self, result: np.ndarray, events: np.ndarray, peaks: np.ndarray, event: np.ndarray
     ) -> None:
-        """Fill the fields of the S2s."""
         for name in ("s2_delay", "s2_a_area", "s2_b_area"):
             result[name] = np.nan
         delay = peaks["center_time"] - events["s2_center_time"][event]

@@ -11,15 +11,6 @@ from amstrax.plugins.improved_peaks import AREA_FANO_HELP, S1_WINDOW_HELP
 from amstrax.processing import classification
 from amstrax.processing import peaks as kernels
 
-#: Fields that the part adds
-_FIELDS = [
-    (("Whether it is an S1 of two deposits, as of Kr-83m, in one peak", "is_double_s1"), np.bool_),
-    (
-        ("Whether it is an S2 of the size and duration of one electron", "is_single_electron"),
-        np.bool_,
-    ),
-]
-
 
 class CoincidentPeaks(CorrectedPlugin):
     """Peaks with the channels in tight coincidence."""
@@ -39,6 +30,17 @@ class CoincidentPeaks(CorrectedPlugin):
 class _Types(CorrectedPlugin):
     """Options of types, and the fields that they add."""
 
+    added_fields = [
+        (
+            ("Whether it is an S1 of two deposits, as of Kr-83m, in one peak", "is_double_s1"),
+            np.bool_,
+        ),
+        (
+            ("Whether it is an S2 of the size and duration of one electron", "is_single_electron"),
+            np.bool_,
+        ),
+    ]
+
     s1_window = XAMSConfig(default=150, help=S1_WINDOW_HELP)
     s1_prompt_fraction = XAMSConfig(
         default=0.7,
@@ -49,9 +51,6 @@ class _Types(CorrectedPlugin):
         default=2000,
         help="Electrons give light for so long [ns]: S2s have a central 50% width of half of it",
     )
-
-    def infer_dtype(self):
-        return [*super().infer_dtype(), *_FIELDS]
 
     def setup(self):
         super().setup()

@@ -10,7 +10,7 @@ from immutabledict import immutabledict
 
 from amstrax.corrections.config import CorrectedPlugin, XAMSConfig
 from amstrax.plugins.event_processing import CorrectedAreasBase, EventPositions
-from amstrax.plugins.peak_processing import check_numbers
+from amstrax.plugins.peak_processing import check_numbers, dtype_of
 from amstrax.processing import events as kernels
 from amstrax.processing import scatters
 from amstrax.processing.peaks import S2
@@ -20,8 +20,6 @@ from amstrax.strax_ext.plugin import OverlapWindowPlugin
 __all__ = ["EventScatters", "PeakShadow"]
 
 _AXES = "xyr"
-#: Fields of main and alternative S1 and S2 in corrected_areas
-_CORRECTED = ("cs1", "cs2", "alt_cs1", "alt_cs2")
 
 
 class _Checked(CorrectedPlugin):
@@ -162,19 +160,17 @@ def _relative(error: np.ndarray | float, area: np.ndarray) -> np.ndarray:
 class EventBasicsWithScatters(_ScatterSelection):
     """Main and alternative S1 and S2 of each event; number of scatters and signs of pile-up."""
 
-    def infer_dtype(self):
-        return [
-            *super().infer_dtype(),
-            (("Number of scatters: rows of event_scatters", "n_scatters"), np.int16),
+    added_fields = [
+        (("Number of scatters: rows of event_scatters", "n_scatters"), np.int16),
+        (
             (
-                (
-                    "Signs of pile-up, added: 1 second S1, 2 S2 outside the drift times of the "
-                    "main S1, 4 S2s further apart than drift times",
-                    "pile_up",
-                ),
-                np.int8,
+                "Signs of pile-up, added: 1 second S1, 2 S2 outside the drift times of the "
+                "main S1, 4 S2s further apart than drift times",
+                "pile_up",
             ),
-        ]
+            np.int8,
+        ),
+    ]
 
     def describe(self, result, peaks, first, chosen):
         super().describe(result, peaks, first, chosen)
@@ -187,9 +183,10 @@ class EventBasicsWithScatters(_ScatterSelection):
 class EventPositionsOfBoth(CorrectedPlugin):
     """Position of each event, also in depth for the alternative S2."""
 
-    def infer_dtype(self):
-        title = "Alternative S2: depth below the gate, from its drift time, downwards negative [mm]"
-        return [*super().infer_dtype(), ((title, "alt_s2_z"), np.float32)]
+    added_fields = dtype_of(
+        {"z": ("depth below the gate, from its drift time, downwards negative [mm]", np.float32)},
+        {"alt_s2_": "Alternative S2: "},
+    )
 
     def compute(self, events):
         result = super().compute(events)
@@ -207,8 +204,9 @@ class CorrectedAreasWithErrors(_AreaErrors):
     drift_time_cathode = EventPositions.drift_time_cathode
     gate_cathode_distance = EventPositions.gate_cathode_distance
 
-    def infer_dtype(self):
-        return [*super().infer_dtype(), *(e for name in _CORRECTED for e in _errors_of(name))]
+    added_fields = [
+        field for name in ("cs1", "cs2", "alt_cs1", "alt_cs2") for field in _errors_of(name)
+    ]
 
     def s2_place(self, events, prefix):
         names = ("drift_time", "x", "y")

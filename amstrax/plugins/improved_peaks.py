@@ -60,8 +60,8 @@ class MergedPeaks(CorrectedPlugin):
         names = "s1_split_window", "s1_split_significance", "area_fano"
         check_numbers(self, "a number above 0", *names, above=0)
 
-    def group_hits(self, hits: np.ndarray, to_pe: np.ndarray) -> np.ndarray:
-        groups = self.groups(hits, to_pe, merging.group_dtype(self.dtype), -np.inf, 1)
+    def group_hits(self, hits, to_pe, dtype, min_area, min_channels):
+        groups = super().group_hits(hits, to_pe, merging.group_dtype(dtype), -np.inf, 1)
         groups = merging.merge_groups(
             groups,
             hits,
@@ -72,9 +72,9 @@ class MergedPeaks(CorrectedPlugin):
             self.s1_min_prompt_area,
         )
         n_channels = (groups["area_per_channel"] != 0).sum(axis=1)
-        large = (groups["area"] >= self.peak_min_area) & (n_channels >= self.min_channels)
+        large = (groups["area"] >= min_area) & (n_channels >= min_channels)
         groups = as_void(groups)[large].view(groups.dtype)
-        peaks = np.zeros(len(groups), dtype=self.dtype)
+        peaks = np.zeros(len(groups), dtype=dtype)
         for name in groups.dtype.names:
             peaks[name] = groups[name]
         return peaks

@@ -151,20 +151,19 @@ class LikelihoodPeakPositions(_LikelihoodByDefault):
 class LikelihoodEventBasics(CorrectedPlugin):
     """Main and alternative S1 and S2 of each event; positions by likelihood, with errors."""
 
-    def infer_dtype(self):
-        return [*super().infer_dtype(), *dtype_of(_FIELDS, OF_S2)]
-
-    def copied_fields(self):
-        return [*super().copied_fields(), *_FIELDS]  # type: ignore[misc]  # of EventBasics
+    added_fields = dtype_of(_FIELDS, OF_S2)
 
 
 class LikelihoodEventPositions(_LikelihoodByDefault):
     """Position of each event, with errors."""
 
-    def infer_dtype(self):
-        title = "error of the {} by maximum likelihood [mm]"
-        fields = {f"{axis}_error": (title.format(axis), np.float32) for axis in "xyr"}
-        return [*super().infer_dtype(), *dtype_of(fields, OF_POSITIONS)]
+    added_fields = dtype_of(
+        {
+            f"{axis}_error": (f"error of the {axis} by maximum likelihood [mm]", np.float32)
+            for axis in "xyr"
+        },
+        OF_POSITIONS,
+    )
 
     def compute(self, events):
         result = super().compute(events)

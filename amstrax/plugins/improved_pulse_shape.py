@@ -37,8 +37,7 @@ class PulseShapePeakBasics(CorrectedPlugin):
     decay_fit_length = XAMSConfig(default=200, help="Length of the tail [ns]")
     area_fano = XAMSConfig(default=1.5, help=AREA_FANO_HELP)
 
-    def infer_dtype(self):
-        return [*super().infer_dtype(), *dtype_of(_FIELDS)]
+    added_fields = dtype_of(_FIELDS)
 
     def setup(self):
         super().setup()
@@ -49,7 +48,24 @@ class PulseShapePeakBasics(CorrectedPlugin):
 
     def compute(self, peaks):
         result = super().compute(peaks)
-        flag = self.flags(peaks, result)
+        is_saturated = peaks["n_saturated_channels"] > 0
+        if "saturation_flag" in (peaks.dtype.names or ()):
+            is_saturated &= peaks["saturation_flag"] > CORRECTED
+        flag = np.select(
+            [
+                result["type"] != S1,
+                result["area"] < self.pulse_shape_min_area,
+                is_saturated,
+                peaks["dt"] * 2 > self.decay_fit_length,
+            ],
+            [
+                pulse_shape.NO_S1,
+                pulse_shape.TOO_LITTLE_LIGHT,
+                pulse_shape.SATURATED,
+                pulse_shape.TOO_COARSE,
+            ],
+            default=pulse_shape.DONE,
+        ).astype(np.int8)
         known = np.flatnonzero(flag == pulse_shape.DONE)
         found = pulse_shape.pulse_shapes(
             peaks["data"][known],
@@ -66,33 +82,11 @@ class PulseShapePeakBasics(CorrectedPlugin):
         result["pulse_shape_flag"] = flag
         return result
 
-    def flags(self, peaks: np.ndarray, basics: np.ndarray) -> np.ndarray:
-        """Return why peaks have no pulse shape, or `pulse_shape.DONE`."""
-        is_saturated = peaks["n_saturated_channels"] > 0
-        if "saturation_flag" in (peaks.dtype.names or ()):
-            is_saturated &= peaks["saturation_flag"] > CORRECTED
-        return np.select(
-            [
-                basics["type"] != S1,
-                basics["area"] < self.pulse_shape_min_area,
-                is_saturated,
-                peaks["dt"] * 2 > self.decay_fit_length,
-            ],
-            [
-                pulse_shape.NO_S1,
-                pulse_shape.TOO_LITTLE_LIGHT,
-                pulse_shape.SATURATED,
-                pulse_shape.TOO_COARSE,
-            ],
-            default=pulse_shape.DONE,
-        ).astype(np.int8)
-
 
 class PulseShapeEventBasics(CorrectedPlugin):
     """Main and alternative S1 and S2 of each event, and the pulse shape of the S1s."""
 
-    def infer_dtype(self):
-        return [*super().infer_dtype(), *dtype_of(_FIELDS, OF_S1)]
+    added_fields = dtype_of(_FIELDS, OF_S1)
 
     def compute(self, events, peaks):
         result = super().compute(events, peaks)
@@ -100,6 +94,3 @@ class PulseShapeEventBasics(CorrectedPlugin):
             absent = result[f"{prefix}index"] < 0
             result[f"{prefix}pulse_shape_flag"][absent] = pulse_shape.NO_S1
         return result
-
-    def copied_fields(self):
-        return [*super().copied_fields(), *_FIELDS]  # type: ignore[misc]  # of EventBasics

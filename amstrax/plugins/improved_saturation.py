@@ -58,8 +58,7 @@ class SaturationPeaks(CorrectedPlugin):
 class SaturationPeakBasics(CorrectedPlugin):
     """Basic properties of peaks, and what was corrected for saturation."""
 
-    def infer_dtype(self):
-        return [*super().infer_dtype(), *dtype_of(saturation.FIELDS)]
+    added_fields = dtype_of(saturation.FIELDS)
 
     def compute(self, peaks):
         result = super().compute(peaks)
@@ -71,8 +70,4 @@ class SaturationPeakBasics(CorrectedPlugin):
 class SaturationEventBasics(CorrectedPlugin):
     """Main and alternative S1 and S2 of each event, and what was corrected for saturation."""
 
-    def infer_dtype(self):
-        return [*super().infer_dtype(), *dtype_of(saturation.FIELDS, SIGNALS)]
-
-    def copied_fields(self):
-        return [*super().copied_fields(), *saturation.FIELDS]  # type: ignore[misc]
+    added_fields = dtype_of(saturation.FIELDS, SIGNALS)

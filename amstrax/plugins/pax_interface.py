@@ -80,15 +80,11 @@ def _chunks(
             raise InvalidOption(f"{name} cannot be {value}: take 1 or more")
     events = pax_events(source, pax_config) if isinstance(source, (str, Path)) else iter(source)
     while batch := list(islice(events, events_per_chunk)):
-        yield _chunk(batch, samples_per_record, dt)
-
-
-def _chunk(events: list[Any], samples_per_record: int, dt: int) -> Chunk:
-    parts = [event_to_records(event, samples_per_record, dt) for event in events]
-    records = sort_by_time(np.concatenate(parts))
-    starts = [int(event.start_time) for event in events] + records["time"][:1].tolist()
-    ends = [int(getattr(event, "stop_time", None) or event.start_time) for event in events]
-    return Chunk(min(starts), max([*ends, *strax.endtime(records).tolist()]), records)
+        parts = [event_to_records(event, samples_per_record, dt) for event in batch]
+        records = sort_by_time(np.concatenate(parts))
+        starts = [int(event.start_time) for event in batch] + records["time"][:1].tolist()
+        ends = [int(getattr(event, "stop_time", None) or event.start_time) for event in batch]
+        yield Chunk(min(starts), max([*ends, *strax.endtime(records).tolist()]), records)
 
 
 def event_to_records(event: Any, samples_per_record: int, dt: int = 10) -> np.ndarray:

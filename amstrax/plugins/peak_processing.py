@@ -311,7 +311,8 @@ class PeaksBase(CorrectedPlugin):
         to_pe = self.gains()
         links = waveforms.record_links(records)
         hits = self.find_hits(records, links)
-        peaks = self.group_hits(hits, to_pe)
+        dtype = np.dtype(self.peak_dtype())
+        peaks = self.group_hits(hits, to_pe, dtype, self.peak_min_area, self.min_channels)
         kernels.clip_peaks(peaks, start, end)
         adc_max = ADC_MAX if self.correct_positive_polarity else 0
         waveforms.sum_waveform(peaks, hits, records, links, to_pe, adc_max)
@@ -323,12 +324,7 @@ class PeaksBase(CorrectedPlugin):
         self.set_hit_features(peaks, hits)
         return peaks
 
-    def group_hits(self, hits: np.ndarray, to_pe: np.ndarray) -> np.ndarray:
-        """Return peaks without waveforms around groups of hits; `to_pe` are gains."""
-        dtype = np.dtype(self.peak_dtype())
-        return self.groups(hits, to_pe, dtype, self.peak_min_area, self.min_channels)
-
-    def groups(
+    def group_hits(
         self,
         hits: np.ndarray,
         to_pe: np.ndarray,
@@ -336,7 +332,7 @@ class PeaksBase(CorrectedPlugin):
         min_area: float,
         min_channels: int,
     ) -> np.ndarray:
-        """Return groups of hits of a least area [PE] and number of channels."""
+        """Return peaks without waveforms around groups of hits, of a least area [PE]."""
         return kernels.find_peaks(
             hits,
             to_pe,

@@ -209,19 +209,6 @@ class RadonPeaks(CorrectedPlugin):
 
     def compute(self, radon_records, start, end):
         hits = sort_by_time(find_hits(radon_records, self.hit_min_amplitude))
-        peaks = self.group(hits, start, end)
-        lone_hits, hitlets = self.integrate_hits(hits, peaks, radon_records, start, end)
-        peaks = self.shape(peaks, hitlets, radon_records)
-        peaks["n_hits"] = kernels.count_touching(hitlets, peaks)
-        kernels.set_center_times(peaks)
-        if self.tight_coincidence_window is not None:
-            kernels.set_hit_features(peaks, hitlets, self.tight_coincidence_window)
-        if self.config["diagnose_sorting"]:
-            kernels.check_disjoint(peaks)
-        return dict(radon_peaks=peaks, radon_lone_hits=lone_hits)
-
-    def group(self, hits: np.ndarray, start: int, end: int) -> np.ndarray:
-        """Return peaks without waveforms around groups of hits in a chunk."""
         peaks = kernels.find_peaks(
             hits,
             self.to_pe,
@@ -234,7 +221,15 @@ class RadonPeaks(CorrectedPlugin):
             max_duration=self.peak_max_duration,
         )
         kernels.clip_peaks(peaks, start, end)
-        return peaks
+        lone_hits, hitlets = self.integrate_hits(hits, peaks, radon_records, start, end)
+        peaks = self.shape(peaks, hitlets, radon_records)
+        peaks["n_hits"] = kernels.count_touching(hitlets, peaks)
+        kernels.set_center_times(peaks)
+        if self.tight_coincidence_window is not None:
+            kernels.set_hit_features(peaks, hitlets, self.tight_coincidence_window)
+        if self.config["diagnose_sorting"]:
+            kernels.check_disjoint(peaks)
+        return dict(radon_peaks=peaks, radon_lone_hits=lone_hits)
 
     def integrate_hits(
         self, hits: np.ndarray, peaks: np.ndarray, records: np.ndarray, start: int, end: int

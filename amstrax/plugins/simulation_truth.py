@@ -30,10 +30,6 @@ def _with_end(dtype: np.dtype) -> np.dtype:
     return np.dtype([dtype.descr[0], *_END, *dtype.descr[1:]])
 
 
-def _names(dtype: np.dtype, left_out: str = "") -> list[str]:
-    return [name for name in dtype.names or () if name != left_out]
-
-
 def _events_dtype() -> np.dtype:
     """Return the columns of ``truth_events``: the end of the light has another name."""
     time, end, *others = TRUTH_DTYPE.descr
@@ -96,15 +92,13 @@ class SimulationTruth(Plugin):
             "truth_light": parts.Between(parts.load_parts(run.parts, "light"), parts.LIGHT_DTYPE),
         }
 
-    def compute(self, raw_records, start, end):
+    def compute(self, start, end, **raw_records):
         result = {}
         for data_type, table in self.tables.items():
             rows = table(start, end)
-            dtype = self.dtype_for(data_type)
-            # Columns keep their order, with the new one after the time
-            made = result[data_type] = np.zeros(len(rows), dtype)
-            for field, of in zip(_names(rows.dtype), _names(dtype, "endtime"), strict=True):
-                made[of] = rows[field]
+            made = result[data_type] = np.zeros(len(rows), self.dtype_for(data_type))
+            for field in rows.dtype.names or ():
+                made["light_endtime" if field == "endtime" else field] = rows[field]
             made["endtime"] = made["time"] + 1
         return result
 
@@ -113,9 +107,6 @@ class RadonSimulationTruth(SimulationTruth):
     """Truth of a simulated run of XAMSL, see `SimulationTruth`."""
 
     depends_on = ("raw_records_v1730",)
-
-    def compute(self, raw_records_v1730, start, end):
-        return super().compute(raw_records_v1730, start, end)
 
 
 class PeakTruth(Plugin):
@@ -130,15 +121,12 @@ class PeakTruth(Plugin):
     def infer_dtype(self):
         return strax.time_fields + parts.PEAK_TRUTH_DTYPE.descr
 
-    def compute(self, peaks, truth_light):
-        return self.composition(peaks, truth_light)
-
-    def composition(self, peaks, truth_light):
-        """Return the rows of the data type."""
+    def compute(self, truth_light, **inputs):
+        (peaks,) = inputs.values()
         made = np.zeros(len(peaks), dtype=self.dtype)
         made["time"], made["endtime"] = peaks["time"], strax.endtime(peaks)
         found = parts.peak_composition(peaks, sort_by_time(truth_light), self.sensor)
-        for field in _names(found.dtype):
+        for field in found.dtype.names or ():
             made[field] = found[field]
         return made
 
@@ -151,9 +139,6 @@ class PeakTruthSiPM(PeakTruth):
     data_kind = "peaks_sipm"
     sensor = parts.Sensor.SIPM
 
-    def compute(self, peaks_sipm, truth_light):
-        return self.composition(peaks_sipm, truth_light)
-
 
 class PeakTruthEXT(PeakTruth):
     """True energy in each peak of the NaI detector: ``n_pe`` is in keV, see `PeakTruth`."""
@@ -163,9 +148,6 @@ class PeakTruthEXT(PeakTruth):
     data_kind = "peaks_ext"
     sensor = parts.Sensor.EXTERNAL
 
-    def compute(self, peaks_ext, truth_light):
-        return self.composition(peaks_ext, truth_light)
-
 
 class RadonPeakTruth(PeakTruth):
     """What each peak of XAMSL is made of, see `PeakTruth`."""
@@ -173,6 +155,3 @@ class RadonPeakTruth(PeakTruth):
     depends_on = ("radon_peak_basics", "truth_light")
     provides = "radon_peak_truth"
     data_kind = "radon_peaks"
-
-    def compute(self, radon_peaks, truth_light):
-        return self.composition(radon_peaks, truth_light)

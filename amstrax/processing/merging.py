@@ -8,15 +8,8 @@ import numpy as np
 import strax
 
 from amstrax.exceptions import InvalidOption
-from amstrax.processing.compiled import (
-    BOOL,
-    F64,
-    I64,
-    as_void,
-    column,
-    columns,
-    kernel,
-)
+from amstrax.processing.compiled import BOOL, F64, I64, as_void, column, columns, kernel
+from amstrax.processing.peaks import over_ranges
 
 #: Fields of groups of hits, as `peaks.find_peaks` fills them
 _FIELDS = ("time", "length", "dt", "channel", "n_hits", "max_gap", "area", "area_per_channel")
@@ -137,7 +130,6 @@ def _joined(groups: np.ndarray, end: np.ndarray, first: np.ndarray) -> np.ndarra
     result["length"] = (end[last] - result["time"]) // result["dt"]
     # Most clusters are one group
     merged = np.flatnonzero(last > first)
-    bounds = np.stack([first[merged], last[merged] + 1], axis=1).ravel()
     # The longest time without a hit; gaps between groups are without their extensions
     gap = np.append(0, groups["time"][1:] - end[:-1])
     gap[first] = 0
@@ -145,7 +137,5 @@ def _joined(groups: np.ndarray, end: np.ndarray, first: np.ndarray) -> np.ndarra
         *((name, np.add, groups[name]) for name in ("n_hits", "area", "area_per_channel")),
         ("max_gap", np.maximum, np.maximum(gap, groups["max_gap"])),
     ):
-        # One more value, in no range, lets a range end at the last
-        values = np.concatenate([values, values[-1:]])
-        result[field][merged] = function.reduceat(values, bounds)[::2]
+        result[field][merged] = over_ranges(function, values, first[merged], last[merged] + 1)
     return result

@@ -23,6 +23,7 @@ from amstrax.processing.compiled import (
     row,
     sort_by_time,
 )
+from amstrax.processing.waveforms import NO_RECORD
 
 _Hits = columns(__name__, "_Hits", strax.hit_dtype, column, "time length dt channel area")
 
@@ -34,9 +35,6 @@ _Records = columns(
     "time length dt channel baseline baseline_rms data",
 )
 _NewHits = columns(__name__, "_NewHits", strax.hit_dtype, output)
-
-#: Index that stands for no record, as in `waveforms.record_links`
-_NO_RECORD = -1
 
 UNKNOWN, S1, S2 = 0, 1, 2
 #: Stored as the channel of a peak
@@ -199,7 +197,7 @@ def integrate_hits(
     channel = np.ascontiguousarray(hits["channel"])
     check_bounds("channel", channel, 0, 2**15, mixed, hits["time"])
     for link in links:
-        check_bounds("link", np.asarray(link), _NO_RECORD, len(records), mixed, records["time"])
+        check_bounds("link", np.asarray(link), NO_RECORD, len(records), mixed, records["time"])
     good = len(links[0]) == len(links[1]) == len(records) and _integrate_hits(
         _NewHits.of(hits),
         _Records.of(records),
@@ -227,12 +225,12 @@ def _integrate_hits(hits, records, before, behind, channel, n_channels, left, ri
     """Fill bounds and areas; margins are in samples. Return False at an index out of bounds."""
     n_samples = records.data.shape[1]
     # Hit that follows in the channel, and the first sample that is not in the one before [ns]
-    following = np.full(len(hits.time), _NO_RECORD, dtype=np.int64)
-    latest = np.full(n_channels, _NO_RECORD, dtype=np.int64)
+    following = np.full(len(hits.time), NO_RECORD, dtype=np.int64)
+    latest = np.full(n_channels, NO_RECORD, dtype=np.int64)
     free_from = np.full(n_channels, -(2**62), dtype=np.int64)
     for h in range(len(channel)):
         c = channel[h]
-        if latest[c] != _NO_RECORD:
+        if latest[c] != NO_RECORD:
             following[latest[c]] = h
         latest[c] = h
     for h in range(len(channel)):
@@ -242,21 +240,21 @@ def _integrate_hits(hits, records, before, behind, channel, n_channels, left, ri
             and 0 <= hits.left[h] <= n_samples
             and 0 <= hits.right[h] <= n_samples
             and 0 <= records.length[r] <= n_samples
-            and (behind[r] == _NO_RECORD or 0 <= records.length[behind[r]] <= n_samples)
+            and (behind[r] == NO_RECORD or 0 <= records.length[behind[r]] <= n_samples)
         ):
             return False
         start = records.time[r]
         first = np.int64(hits.left[h]) - left
-        if before[r] == _NO_RECORD:
+        if before[r] == NO_RECORD:
             first = max(first, np.int64(0))
         first = max(first, -n_samples)
         if free_from[c] > start + first * dt:
             first = (free_from[c] - start) // dt
         beyond = np.int64(hits.right[h]) + right
-        if following[h] != _NO_RECORD:
+        if following[h] != NO_RECORD:
             beyond = min(beyond, (hits.time[following[h]] - start) // dt)
         last = np.int64(records.length[r])
-        if behind[r] != _NO_RECORD:
+        if behind[r] != NO_RECORD:
             last = n_samples + np.int64(records.length[behind[r]])
         # A hit is always in its bounds
         first = min(first, np.int64(hits.left[h]))
@@ -504,7 +502,7 @@ def set_hit_features(peaks: np.ndarray, hits: np.ndarray, window: float) -> None
     several = np.flatnonzero(beyond - first > 1)
     wait = np.diff(apex)
     for field, function in (("min_diff", np.minimum), ("max_diff", np.maximum)):
-        peaks[field][several] = _over_ranges(function, wait, first[several], beyond[several] - 1)
+        peaks[field][several] = over_ranges(function, wait, first[several], beyond[several] - 1)
     set_tight_coincidence(peaks, hits, window)
     _set_hits_of_parts(peaks, hits["time"], strax.endtime(hits))
 
@@ -583,18 +581,16 @@ def _set_hits_of_parts(peaks: np.ndarray, hit_start: np.ndarray, hit_end: np.nda
     np.copyto(peaks["max_gap"], 0, where=is_part & (n_hits > 0))
     several = np.flatnonzero(is_part & (started - first > 1))
     gap = np.maximum(hit_start[1:] - latest_end[:-1], 0)
-    peaks["max_gap"][several] = _over_ranges(np.maximum, gap, first[several], started[several] - 1)
+    peaks["max_gap"][several] = over_ranges(np.maximum, gap, first[several], started[several] - 1)
 
 
-def _over_ranges(
+def over_ranges(
     function: np.ufunc, values: np.ndarray, first: np.ndarray, beyond: np.ndarray
 ) -> np.ndarray:
-    """Return ``function.reduce(values[first:beyond])`` of non-empty ranges."""
-    if not len(first):
-        return values[:0]
+    """Return ``function.reduce(values[first:beyond])`` of non-empty ranges, row by row."""
     bounds = np.stack([first, beyond], axis=1).ravel()
     # One more value, in no range, lets a range end at the last
-    return function.reduceat(np.append(values, values[-1:]), bounds)[::2]
+    return function.reduceat(np.concatenate([values, values[-1:]]), bounds)[::2]
 
 
 def check_disjoint(peaks: np.ndarray) -> None:

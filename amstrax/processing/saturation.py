@@ -136,7 +136,6 @@ def _correct(peaks, records, to_pe, dt, fano, max_error, base_charge, adc_max):
     light = np.empty((n_channels, longest))
     clipped = np.empty((n_channels, longest), dtype=np.bool_)
     others = np.empty(longest)
-    first = np.int64(0)
     for p in range(len(peaks.time)):
         factor = peaks.dt[p] // dt
         n = np.int64(peaks.length[p]) * factor
@@ -145,13 +144,7 @@ def _correct(peaks, records, to_pe, dt, fano, max_error, base_charge, adc_max):
         others[:n] = 0
         peak_start = peaks.time[p] // dt
         # Bisection: records are wide, and few belong to saturated peaks
-        beyond = np.int64(len(records.time))
-        while first < beyond:
-            middle = (first + beyond) // 2
-            if records.time[middle] // dt + n_record_samples <= peak_start:
-                first = middle + 1
-            else:
-                beyond = middle
+        first = np.searchsorted(records.time, (peak_start - n_record_samples + 1) * dt)
         for r in range(first, len(records.time)):
             offset = records.time[r] // dt - peak_start
             if offset >= n:

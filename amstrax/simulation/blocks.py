@@ -335,7 +335,7 @@ def _led_light(rng: Rng, triggers: np.ndarray, settings: Settings) -> light.Ligh
     flash, column = np.divmod(np.repeat(np.arange(counts.size), counts.ravel()), len(channels))
     mean = (triggers[flash] + detector.led_sample) * detector.dt
     times = rng.normal(mean, detector.led_width)
-    return light.Light.single(times, channels[column], light.Origin.LED, flash)
+    return light.Light.of(light.Origin.LED, times, channels[column], flash)
 
 
 def _led_truth(triggers: np.ndarray, flashes: light.Light, detector: Detector) -> np.ndarray:

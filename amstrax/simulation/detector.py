@@ -245,9 +245,9 @@ class Detector:
         """Check that a value is of the kind of the field's default."""
         if value is None and name in ("led_context", "external_channel", "sipm_channel"):
             return
-        if isinstance(default, (str, bool, Mapping)) or default is None:
+        if isinstance(default, (str, bool, Mapping)):
             kind = Mapping if isinstance(default, Mapping) else type(default)
-            if default is not None and not isinstance(value, kind):
+            if not isinstance(value, kind):
                 self._refuse(name, f"it must be a {kind.__name__}")
             return
         is_list = isinstance(default, tuple)
@@ -372,13 +372,9 @@ class Detector:
                 1 / self.unit_area(channel) if channel in self.channels else 1.0
                 for channel in range(len(self.baselines))
             )
-            for option, value in (
-                ("elife", self.electron_lifetime),
-                ("drift_time_gate", self.drift_time_gate),
-                ("drift_time_cathode", self.drift_time_cathode),
-                ("gate_cathode_distance", self.gate_cathode_distance),
-            ):
-                result.setdefault(option, value)
+            result.setdefault("elife", self.electron_lifetime)
+            for option in ("drift_time_gate", "drift_time_cathode", "gate_cathode_distance"):
+                result.setdefault(option, getattr(self, option))
         return result
 
 

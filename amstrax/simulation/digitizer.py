@@ -58,6 +58,10 @@ class Digitizer:
     def digitize(self, known_until: float) -> Pulses:
         """Return the pulses that signals from `known_until` [ns] on cannot change."""
         detector, parts, kept = self.detector, [], []
+        trigger = (
+            *(detector.threshold, detector.pre_trigger, detector.post_trigger),
+            *(detector.length_multiple, detector.dead_samples),
+        )
         self.complete_until = math.inf
         for channel in detector.channels:
             signals, inputs = self._of_channel(self._waiting, channel)
@@ -69,12 +73,8 @@ class Digitizer:
                 *inputs,
                 known_until / detector.dt,
                 self._free[channel],
-                *self._analogue(channel),
-                detector.threshold,
-                detector.pre_trigger,
-                detector.post_trigger,
-                detector.length_multiple,
-                detector.dead_samples,
+                self._analogue(channel),
+                trigger,
             )
             if channel in self._lacking and n_done:
                 self._lacking[channel] = lacking[n_done - 1], signals.time[n_done - 1]
@@ -94,7 +94,7 @@ class Digitizer:
         lengths, offsets = np.full(len(starts), length), np.arange(len(starts)) * length
         for channel in self.detector.tpc_channels:
             _, inputs = self._of_channel(signals, channel)
-            samples = _windows(self._rng, *inputs, starts, length, *self._analogue(channel))
+            samples = _windows(self._rng, *inputs, starts, length, self._analogue(channel))
             channels = np.full(len(starts), channel, dtype=np.int16)
             parts.append(Pulses(channels, starts, lengths, offsets, samples))
         return _join(parts)
@@ -207,8 +207,9 @@ def _add_pulse(buffer, buffer_start, position, area, shapes, first):
 
 
 @numba.njit(cache=True, nogil=True)
-def _to_counts(rng, buffer, counts, baseline, noise, sign, lowest, highest):
+def _to_counts(rng, buffer, counts, analogue):
     """Digitize: baseline, noise, and the ends of the ADC's range."""
+    baseline, noise, sign, lowest, highest = analogue
     for k in range(len(buffer)):
         value = np.floor(baseline + sign * buffer[k] + noise * rng.standard_normal() + 0.5)
         counts[k] = np.int16(min(max(value, lowest), highest))
@@ -229,29 +230,13 @@ def _cluster_end(position, i, first, n_shape, margin):
 
 
 @numba.njit(cache=True, nogil=True)
-def _digitize(
-    rng,
-    position,
-    area,
-    shapes,
-    first,
-    known_until,
-    free,
-    baseline,
-    noise,
-    sign,
-    lowest,
-    highest,
-    threshold,
-    pre,
-    post,
-    multiple,
-    dead,
-):
+def _digitize(rng, position, area, shapes, first, known_until, free, analogue, trigger):
     """Digitize stretches around the sorted signals of one channel.
 
     A stretch that signals from `known_until` on could belong to, and all after it, are left.
     """
+    baseline, _, sign, _, _ = analogue
+    threshold, pre, post, multiple, dead = trigger
     n_shape = shapes.shape[1]
     around = pre + post + 2 * multiple
     # Room for all stretches, and for all pulses: each has at least post + 1 samples
@@ -279,7 +264,7 @@ def _digitize(
             _add_pulse(buffer, buffer_start, position[s], area[s], shapes, first)
         i = j
         counts = np.empty(len(buffer), dtype=np.int16)
-        _to_counts(rng, buffer, counts, baseline, noise, sign, lowest, highest)
+        _to_counts(rng, buffer, counts, analogue)
         level = int(np.floor(baseline + 0.5))
         # Samples before a pulse are read out, unless the pulse before has just ended
         k = pre if buffer_start > free else 0
@@ -307,9 +292,7 @@ def _digitize(
 
 
 @numba.njit(cache=True, nogil=True)
-def _windows(
-    rng, position, area, shapes, first, starts, length, baseline, noise, sign, lowest, highest
-):
+def _windows(rng, position, area, shapes, first, starts, length, analogue):
     samples = np.empty(len(starts) * length, dtype=np.int16)
     n_shape = shapes.shape[1]
     i = 0
@@ -322,7 +305,7 @@ def _windows(
             _add_pulse(buffer, starts[w], position[s], area[s], shapes, first)
             s += 1
         counts = samples[w * length : (w + 1) * length]
-        _to_counts(rng, buffer, counts, baseline, noise, sign, lowest, highest)
+        _to_counts(rng, buffer, counts, analogue)
     return samples
 
 

@@ -46,27 +46,23 @@ class Light(NamedTuple):
     origin: np.ndarray  #: an `Origin`
 
     @classmethod
-    def single(
+    def of(
         cls,
+        origin: Origin,
         time: np.ndarray,
         channel: np.ndarray,
-        origin: Origin,
         deposit: np.ndarray | int = NO_DEPOSIT,
+        n_pe: np.ndarray | int = 1,
     ) -> "Light":
-        """Return single photoelectrons of one `origin`."""
+        """Return light of one `origin`, by default of single photoelectrons."""
         n = len(time)
         return cls(
             time,
             np.asarray(channel, dtype=np.int16),
-            np.ones(n, dtype=np.int64),
-            np.broadcast_to(np.asarray(deposit, dtype=np.int64), n),
+            np.full(n, n_pe, dtype=np.int64),
+            np.full(n, deposit, dtype=np.int64),
             np.full(n, origin, dtype=np.int8),
         )
-
-    @classmethod
-    def none(cls) -> "Light":
-        """Return no light."""
-        return cls.single(np.zeros(0), np.zeros(0), Origin.DARK_COUNT)
 
     def event(self, deposits: Deposits) -> np.ndarray:
         """Return the event of each entry, -1 for those of no deposit; shape (n,)."""
@@ -247,38 +243,19 @@ def s1_photoelectrons(
     which = np.repeat(deposit, faint)
     channel = channels[np.repeat(column, faint)]
     times = scintillation_times(rng, deposits.kind[which], detector)
-    n_pe = 1 + doubled(rng, channel, detector)
-    light = Light(times, channel, n_pe, which, np.full(len(which), Origin.S1, dtype=np.int8))
-    light = join(
-        light, _bright_s1s(rng, np.flatnonzero(bright), deposits, counts, channels, detector)
-    )
-    return light._replace(time=deposits.time[light.deposit] + light.time)
-
-
-def _bright_s1s(
-    rng: Rng,
-    rows: np.ndarray,
-    deposits: Deposits,
-    counts: np.ndarray,
-    channels: np.ndarray,
-    detector: Detector,
-) -> Light:
-    """Return S1 light of some `rows` of deposits, one entry for each channel and bin of `S1_BIN`.
-
-    `counts` are the detected photons, shape (deposits, channels). Times are relative to the
-    deposit.
-    """
-    time, column, n_pe, deposit = _scintillation_bins(
+    light = Light.of(Origin.S1, times, channel, which, 1 + doubled(rng, channel, detector))
+    # One entry for each channel and bin of `S1_BIN`
+    times, column, n_pe, which = _scintillation_bins(
         rng,
-        rows,
+        np.flatnonzero(bright),
         counts,
         singlet_shares(deposits.kind, detector),
         detector.singlet_time,
         detector.triplet_time,
         _doubling(channels, detector),
     )
-    origin = np.full(len(time), Origin.S1, dtype=np.int8)
-    return Light(time, channels[column], n_pe, deposit, origin)
+    light = join(light, Light.of(Origin.S1, times, channels[column], which, n_pe))
+    return light._replace(time=deposits.time[light.deposit] + light.time)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -402,8 +379,7 @@ def s2_photoelectrons(
         time, column, n_pe, cloud = _electroluminescence(
             rng, times, gains, ends - counts, ends, per_channel, transit, doubling
         )
-    origins = np.full(len(time), origin, dtype=np.int8)
-    return Light(time, channels[column], n_pe, deposit[cloud], origins)
+    return Light.of(origin, time, channels[column], deposit[cloud], n_pe)
 
 
 def causes(rng: Rng, light: Light, detector: Detector, probability: float) -> np.ndarray:

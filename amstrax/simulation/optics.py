@@ -92,11 +92,6 @@ class Geometry:
         return (self.bottom, *self.top)
 
 
-def _square_of_four(half_width: float, offset: float) -> tuple[Window, ...]:
-    """Return four square windows: the first two at x > 0, the first and third at y > 0."""
-    return tuple(Window(x * offset, y * offset, half_width, True) for x in (1, -1) for y in (1, -1))
-
-
 #: Geometries by the name of their light map
 GEOMETRIES: Mapping[str, Geometry] = immutabledict(
     {
@@ -114,7 +109,7 @@ GEOMETRIES: Mapping[str, Geometry] = immutabledict(
             bottom=Window(0.0, 0.0, 22.5, False),
             # 1 inch, R8520: 20.5 mm of 25.7 mm are sensitive, Hamamatsu's data sheet. Four of them
             # in a square, at a pitch of 26 mm: assumed from the lab's name "quadrants"
-            top=_square_of_four(10.25, 13.0),
+            top=tuple(Window(x, y, 10.25, True) for x in (13.0, -13.0) for y in (13.0, -13.0)),
             reflectivity_liquid=0.3,
             reflectivity_gas=0.15,  # assumed: half of that in liquid
         ),

@@ -27,7 +27,6 @@ class Signals(NamedTuple):
 
     @classmethod
     def none(cls) -> "Signals":
-        """Return no signals."""
         return cls(np.zeros(0), np.zeros(0, dtype=np.int16), np.zeros(0))
 
 
@@ -38,7 +37,7 @@ def dark_counts(rng: Rng, detector: Detector, start: float, end: float) -> Light
         rates[detector.sipm_channel] = detector.sipm_dark_rate
     times = [event_times(rng, rate, start, end) for rate in rates.values()]
     channels = np.repeat(list(rates), [len(part) for part in times])
-    return Light.single(np.concatenate(times), channels, Origin.DARK_COUNT)
+    return Light.of(Origin.DARK_COUNT, np.concatenate(times), channels)
 
 
 def afterpulses(rng: Rng, light: Light, detector: Detector) -> Light:
@@ -51,7 +50,7 @@ def afterpulses(rng: Rng, light: Light, detector: Detector) -> Light:
     kind = rng.choice(len(share), size=len(parent), p=share / share.sum())
     delay = np.maximum(rng.normal(mean[kind], spread[kind]), 0)
     time, channel = light.time[parent] + delay, light.channel[parent]
-    return Light.single(time, channel, Origin.AFTERPULSE, light.deposit[parent])
+    return Light.of(Origin.AFTERPULSE, time, channel, light.deposit[parent])
 
 
 def charges(rng: Rng, light: Light, detector: Detector) -> Signals:
@@ -62,11 +61,10 @@ def charges(rng: Rng, light: Light, detector: Detector) -> Signals:
         light.n_pe,
         is_pmt(detector)[light.channel],
         detector.transit_time_spread,
-        detector.photoelectron_small,
-        detector.photoelectron_small_size / mean,
-        1 / mean,
-        detector.photoelectron_spread / mean,
-        spread,
+        (
+            *(detector.photoelectron_small, detector.photoelectron_small_size / mean),
+            *(1 / mean, detector.photoelectron_spread / mean, spread),
+        ),
         detector.sipm_crosstalk,
         detector.sipm_spread,
     )
@@ -74,20 +72,11 @@ def charges(rng: Rng, light: Light, detector: Detector) -> Signals:
 
 
 @numba.njit(cache=True, nogil=True)
-def _delays_and_charges(
-    rng,
-    counts,
-    in_pmt,
-    transit_spread,
-    small,
-    small_size,
-    full_size,
-    full_spread,
-    spread_of_any,
-    crosstalk,
-    cell_spread,
-):
-    """Return mean delays and summed charges of `counts` photoelectrons each."""
+def _delays_and_charges(rng, counts, in_pmt, transit_spread, of_pmt, crosstalk, cell_spread):
+    """Return mean delays and summed charges of `counts` photoelectrons each.
+
+    `of_pmt` are the parameters of `_sum_of_charges`.
+    """
     delay, charge = np.empty(len(counts)), np.empty(len(counts))
     for i in range(len(counts)):
         if counts[i] == 0:
@@ -95,9 +84,7 @@ def _delays_and_charges(
             continue
         delay[i] = transit_spread * rng.standard_normal() / math.sqrt(counts[i])
         if in_pmt[i]:
-            charge[i] = _sum_of_charges(
-                rng, counts[i], small, small_size, full_size, full_spread, spread_of_any
-            )
+            charge[i] = _sum_of_charges(rng, counts[i], *of_pmt)
             continue
         cells, new = counts[i], counts[i]
         # Avalanches start others, which may start others again: a geometric series

@@ -63,7 +63,6 @@ class External(NamedTuple):
 
     @classmethod
     def none(cls) -> "External":
-        """Return no deposits."""
         return cls(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0))
 
 
@@ -129,7 +128,6 @@ class Lines(NamedTuple):
     intensities: tuple[float, ...] | None = None
 
     def draw(self, rng: Rng, n: int) -> np.ndarray:
-        """Return `n` energies."""
         weights = np.array(self.intensities or (1.0,) * len(self.energies))
         return rng.choice(np.array(self.energies), size=n, p=weights / weights.sum())
 
@@ -141,7 +139,6 @@ class Flat(NamedTuple):
     highest: float
 
     def draw(self, rng: Rng, n: int) -> np.ndarray:
-        """Return `n` energies."""
         return rng.uniform(self.lowest, self.highest, n)
 
 
@@ -156,7 +153,6 @@ class Betas(NamedTuple):
     intensities: tuple[float, ...] = (1.0,)
 
     def draw(self, rng: Rng, n: int) -> np.ndarray:
-        """Return `n` energies."""
         branch = Lines(self.endpoints, self.intensities).draw(rng, n)
         result = np.empty(n)
         for endpoint in self.endpoints:
@@ -212,7 +208,6 @@ class Decays(NamedTuple):
     place: Place = in_liquid
 
     def deposits(self, rng: Rng, times: np.ndarray, detector: Detector, end: float) -> Found:
-        """Return the deposits of events at `times`."""
         energy = self.spectrum.draw(rng, len(times))
         places = self.place(rng, len(times), detector)
         return _single(times, energy, self.kind, places), External.none()
@@ -224,7 +219,6 @@ class Kr83m(NamedTuple):
     half_life: float  # of the state between them [ns]
 
     def deposits(self, rng: Rng, times: np.ndarray, detector: Detector, end: float) -> Found:
-        """Return the deposits of decays at `times`."""
         n = len(times)
         places = in_liquid(rng, n, detector)
         delay = np.zeros((n, 2))
@@ -249,7 +243,6 @@ class Photons(NamedTuple):
     position: tuple[float, float, float] | str = photons.OUTSIDE
 
     def deposits(self, rng: Rng, times: np.ndarray, detector: Detector, end: float) -> Found:
-        """Return the deposits of photons that come at `times`."""
         return self.tracks(rng, times, detector)[0], External.none()
 
     def tracks(
@@ -285,7 +278,6 @@ class Pairs(NamedTuple):
     photons: Photons  # all photons of the source
 
     def deposits(self, rng: Rng, times: np.ndarray, detector: Detector, end: float) -> Found:
-        """Return deposits in the xenon, and deposits of the partners in the NaI detector."""
         found, line = self.photons.tracks(rng, times, detector)
         if detector.external_channel is None:
             return found, External.none()
@@ -325,7 +317,6 @@ class Chain(NamedTuple):
     steps: tuple["Model", ...]
 
     def deposits(self, rng: Rng, times: np.ndarray, detector: Detector, end: float) -> Found:
-        """Return the deposits of decays at `times`."""
         which = rng.integers(len(self.steps), size=len(times))
         return merge(
             *(
@@ -449,15 +440,7 @@ def source(
     """Return the source called `name`.
 
     Raises InvalidOption for another name, an impossible range, or where it does not apply.
-
-    Parameters
-    ----------
-    name
-        One of `SOURCES`.
-    energy_range
-        Of sources with uniform energies [keV].
-    position
-        Of a source of photons [mm]; None: from everywhere outside (``am241``: inside).
+    Parameters are those of `amstrax.simulation.blocks.Settings`.
     """
     if name not in SOURCES:
         raise InvalidOption(f"no source {name!r}{did_you_mean(name, SOURCES)}")

@@ -120,16 +120,8 @@ def test_trigger(positions, areas, free, pulses, sign):
         0,
         np.inf,
         free,
-        8000.0,
-        0.0,
-        sign,
-        0,
-        16383,
-        15,
-        30,
-        60,
-        2,
-        2,
+        (8000.0, 0.0, sign, 0, 16383),
+        (15, 30, 60, 2, 2),
     )
     n_done, start, length, offset, samples, free_after = digitizer._digitize(rng(), *arguments)
     assert n_done == len(positions)
@@ -159,16 +151,8 @@ def test_room_for_pulses_that_follow_each_other(pre, step, n):
         0,
         np.inf,
         NEVER,
-        8000.0,
-        0.0,
-        -1,
-        0,
-        16383,
-        15,
-        pre,
-        60,
-        2,
-        2,
+        (8000.0, 0.0, -1, 0, 16383),
+        (15, pre, 60, 2, 2),
     )
     assert len(result[1]) == n
 
@@ -280,14 +264,13 @@ def test_digitize_and_its_twin(rows, values, known_until, noise, seed):
         first,
         known_until,
         50,
-        15_800.3,
-        noise,
-        -1,
-        0,
-        16_383,
-        # noise does not reach it, so that there are no more pulses than signals
-        values["threshold"] + 15,
-        *(values[f] for f in ("pre_trigger", "post_trigger", "length_multiple", "dead_samples")),
+        (15_800.3, noise, -1, 0, 16_383),
+        (
+            # noise does not reach it, so that there are no more pulses than signals
+            values["threshold"] + 15,
+            *(values[f] for f in ("pre_trigger", "post_trigger", "length_multiple")),
+            values["dead_samples"],
+        ),
     )
     # The plain one first: it says so when it leaves its arrays
     plain = digitizer._digitize.py_func(rng(seed), *arguments)
@@ -433,11 +416,11 @@ def test_add_pulse_before_the_start_of_the_run():
 def test_to_counts(kernel):
     buffer = np.array([0.0, 0.2, 0.8, 99.0, 101.0, 1e9, -1e9])
     counts = np.empty(7, dtype=np.int16)
-    kernel(rng(), buffer, counts, 100.4, 0.0, -1, 0, 1023)
+    kernel(rng(), buffer, counts, (100.4, 0.0, -1, 0, 1023))
     assert counts.tolist() == [100, 100, 100, 1, 0, 0, 1023]
-    kernel(rng(), buffer, counts, 100.4, 0.0, 1, 0, 1023)
+    kernel(rng(), buffer, counts, (100.4, 0.0, 1, 0, 1023))
     assert counts.tolist() == [100, 101, 101, 199, 201, 1023, 0]
-    kernel(rng(), buffer, counts, 100.4, 0.0, -1, -32666, 32767)
+    kernel(rng(), buffer, counts, (100.4, 0.0, -1, -32666, 32767))
     assert counts.tolist() == [100, 100, 100, 1, -1, -32666, 32767]
 
 
@@ -476,7 +459,7 @@ def test_windows(rows, starts, length):
     expected = [(channel, start) for channel in range(5) for start in starts]
     assert [pulse[:2] for pulse in pulses] == expected
     shapes, first = pulse_shapes(QUIET, 2)
-    arguments = (times / 10, charges * 100, shapes, first, starts, length, 8e3, 2.0, -1, 0, 16383)
+    arguments = (times / 10, charges * 100, shapes, first, starts, length, (8e3, 2.0, -1, 0, 16383))
     np.testing.assert_array_equal(
         digitizer._windows(rng(), *arguments), digitizer._windows.py_func(rng(), *arguments)
     )

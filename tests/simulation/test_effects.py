@@ -115,7 +115,7 @@ def test_causes():
 
     def causes(counts, probability):
         channel = np.resize([0, 1, 2, 3, XAMS.sipm_channel], len(counts))
-        entries = light.Light.single(np.zeros(len(counts)), channel, Origin.S1)
+        entries = light.Light.of(Origin.S1, np.zeros(len(counts)), channel)
         entries = entries._replace(n_pe=np.array(counts))
         return light.causes(rng(), entries, XAMS, probability)
 
@@ -271,7 +271,7 @@ def test_double_photoelectrons():
 
 
 def pulses_of_light(detector, channel, n=20_000):
-    found = light.Light.single(np.zeros(n), np.full(n, channel), Origin.S1)
+    found = light.Light.of(Origin.S1, np.zeros(n), np.full(n, channel))
     return sensors.charges(rng(), found, detector)
 
 
@@ -290,7 +290,7 @@ def test_sensors_without_spread():
 
 
 def test_afterpulses_and_dark_counts():
-    many = light.Light.single(np.zeros(100_000), np.ones(100_000), Origin.S2)
+    many = light.Light.of(Origin.S2, np.zeros(100_000), np.ones(100_000))
     assert len(sensors.afterpulses(rng(), many, XAMS).time) == pytest.approx(500, abs=110)
     assert len(sensors.afterpulses(rng(), many, off("afterpulses")).time) == 0
     expected = 5 * 30 + 100  # [Hz]

@@ -213,15 +213,16 @@ def test_nothing_comes_without_electrons():
 
 def test_events_of_light_are_those_of_the_deposits():
     deposits = make_deposits(3)._replace(event=np.array([4, 4, 5]))
-    some = light.Light.single(np.zeros(4), np.zeros(4), light.Origin.AFTERPULSE, [2, -1, 1, 0])
+    some = light.Light.of(light.Origin.AFTERPULSE, np.zeros(4), np.zeros(4), [2, -1, 1, 0])
     assert some.event(deposits).tolist() == [5, -1, 4, 4]
     none = make_deposits(0)
-    assert light.Light.none().event(none).tolist() == []
+    assert light.Light.of(light.Origin.S1, *np.zeros((2, 0))).event(none).tolist() == []
 
 
 def test_join():
     one = s2([1e6], [1], XAMS)
-    both = light.join(light.Light.none(), one, light.Light.none(), one)
+    nothing = light.Light.of(light.Origin.S1, *np.zeros((2, 0)))
+    both = light.join(nothing, one, nothing, one)
     for column, part in zip(both, one, strict=True):
         assert column.tolist() == 2 * part.tolist()
         assert column.dtype == part.dtype

@@ -79,7 +79,10 @@ def test_nothing_is_made_of_nothing():
     peaks = make_peaks((0, 10))
     assert len(parts.peak_composition(peaks[:0], LIGHT)) == 0
     assert parts.peak_composition(peaks, LIGHT[:0])["origin"].tolist() == [-1]
-    assert len(parts.light_table(Light.none(), np.zeros(0, dtype=int), XAMS)) == 0
+    assert (
+        len(parts.light_table(Light.of(Origin.S1, *np.zeros((2, 0))), np.zeros(0, dtype=int), XAMS))
+        == 0
+    )
 
 
 ENTRIES = st.lists(

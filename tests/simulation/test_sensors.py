@@ -84,7 +84,7 @@ def test_no_afterpulses():
     never = XAMS.with_values(afterpulse_probability=0.0)
     always = XAMS.with_values(afterpulse_probability=1.0)
     assert len(sensors.afterpulses(rng(), make_light([1000]), never).time) == 0
-    assert len(sensors.afterpulses(rng(), Light.none(), always).time) == 0
+    assert len(sensors.afterpulses(rng(), Light.of(Origin.S1, *np.zeros((2, 0))), always).time) == 0
     assert len(sensors.afterpulses(rng(), make_light([1000], channel=6), always).time) == 0
 
 
@@ -185,7 +185,7 @@ def test_spread_of_cells():
 
 def test_no_light_no_charges():
     for detector in (XAMS, XAMSL):
-        found = sensors.charges(rng(), Light.none(), detector)
+        found = sensors.charges(rng(), Light.of(Origin.S1, *np.zeros((2, 0))), detector)
         assert [len(column) for column in found] == [0, 0, 0]
 
 
