@@ -146,11 +146,8 @@ class Deleter:
             # For a run requested by name, deleting reports the reason
             return None if options.run_ids else why_not(document, options)
 
-        backed_off = self._backoff.names()
-        found = copying.find_runs(
-            self._collection, options.run_ids, condition, 1, reason, backed_off
-        )
-        return found[: options.max_runs]
+        limits = self._backoff, options.max_runs
+        return copying.find_runs(self._collection, options.run_ids, condition, 1, reason, *limits)
 
     def settle(self) -> int:
         """Settle interrupted deletions; return the number that could not be settled."""
