@@ -303,9 +303,8 @@ def settle(
     if state.alive:
         return None
     now = documents.server_time(collection)
-    if state.state in (GONE, UNKNOWN) and documents.is_claimed(
-        run.document, attempt=run.attempt, now=now
-    ):
+    has_claim = documents.is_claimed(run.document, attempt=run.attempt, now=now)
+    if state.state in (GONE, UNKNOWN) and has_claim:
         return None
     if state.state == UNKNOWN and not _has_ended_elsewhere(run, now):
         return None
@@ -314,22 +313,19 @@ def settle(
     if state.exit_code == LEFT_TO_ANOTHER:
         # The other job changes the status, or its claim expires
         free = {"$and": [run.filter(), documents.is_unclaimed(now), {"_id": run.document["_id"]}]}
-        reason = "left by a second job"
-        if _set_pending(collection, run, reason, free):
+        if _set_pending(collection, run, "left by a second job", free):
             return f"run {run.run_id}: {run.describe()} left it to another one, which is gone"
         return None
-    is_begun = documents.status_of(run.document).status != "submitted" or documents.is_claimed(
-        run.document, attempt=run.attempt, now=now
-    )
+    reason = describe_end(run, state)
+    is_begun = has_claim or documents.status_of(run.document).status != "submitted"
     is_of_others = documents.is_of_several_runs(run.job) and str(run.job.get("name")) in begun
     if is_of_others and not is_begun and state.state != DONE:
         if leases.is_held(run.document, now):
             return None
         is_not_begun = {"$and": [run.filter(), documents.has_status("submitted")]}
-        if _set_pending(collection, run, describe_end(run, state), is_not_begun):
+        if _set_pending(collection, run, reason, is_not_begun):
             log.info("run %s: %s had not begun it: pending again", run.run_id, run.describe())
             return None
-    reason = describe_end(run, state)
     failures = _record_end(collection, run, reason)
     if failures is None:
         return None
