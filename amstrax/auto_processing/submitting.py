@@ -564,8 +564,6 @@ class _Submitter(contextlib.AbstractContextManager):
             for (job, runs), answer in zip(ready, answers, strict=True):
                 if isinstance(answer, JobRefused):
                     job.script.unlink(missing_ok=True)
-                    for run in runs.values():
-                        run.set_job(run.before)
                     self._refuse(runs, answer)
                 else:
                     self._record_ids(job, runs, answer)
@@ -574,6 +572,7 @@ class _Submitter(contextlib.AbstractContextManager):
 
     def _refuse(self, runs: Mapping[int, _Run], error: JobRefused) -> None:
         for place, run in runs.items():
+            run.set_job(run.before)
             self._results[place] = self._refusal(run.run_id, error)
 
     def _write(self, job: Job, runs: dict[int, _Run]) -> bool:
@@ -587,15 +586,9 @@ class _Submitter(contextlib.AbstractContextManager):
                 busy = self._result(run, job.name, "busy", text=run.describe_owner())
                 self._results[place] = busy
                 del runs[place]
-        if not runs:
-            return False
-        try:
+        if runs:
             self._write_script(job, list(runs.values()))
-        except JobRefused:
-            for run in runs.values():
-                run.set_job(run.before)
-            raise
-        return True
+        return bool(runs)
 
     def _make_folders(self, job: Job) -> None:
         if self.engine.name != "local":
