@@ -70,25 +70,16 @@ class RunSelection:
         cancelling, and the pause is over), or the claim of the job that began them has expired.
         """
         made = {"type": self.targets[-1], "host": documents.this_host()}
+        has_failed = [documents.has_status("failed"), documents.is_not_cancelled()]
+        was_begun = documents.has_status("submitted", "running")
         due = [
             documents.has_tag(documents.PROCESS),
             {"processing_status": "pending"},
             {"processing_status.status": "pending"},
             # No status, or an invalid value, such as a number
             {"$and": [documents.has_no_status(), {"data": {"$not": {"$elemMatch": made}}}]},
-            {
-                "$and": [
-                    documents.has_status("failed"),
-                    documents.is_not_cancelled(),
-                    self._pause_is_over(now),
-                ]
-            },
-            {
-                "$and": [
-                    documents.has_status("submitted", "running"),
-                    {"processing_claim.expires": {"$lte": now}},
-                ]
-            },
+            {"$and": [*has_failed, self._pause_is_over(now)]},
+            {"$and": [was_begun, {"processing_claim.expires": {"$lte": now}}]},
         ]
         conditions: list[Filter] = [
             {"end": {"$ne": None}},
@@ -154,14 +145,13 @@ def find_runs(
             if {documents.name_of(document), key_of(document)} & skipped:
                 continue
             try:
-                may_have_source = has_source(document, wanted)
+                if not has_source(document, wanted):
+                    continue
             except (OSError, RuntimeError, ValueError) as error:
                 log.debug(
                     "the data of run %s cannot be checked: %r", documents.name_of(document), error
                 )
-                may_have_source = True
-            if may_have_source:
-                found.append(document)
+            found.append(document)
             if len(found) == limit:
                 return found
         if len(batch) < step:
