@@ -826,15 +826,13 @@ class Context(strax.Context):
             # Shared with the context, which keeps them for later calls
             snapshot._run_values = self.run_values
             snapshot._unknown_runs = set(self._unknown_runs)
+        snapshot._made = self._made
         if not self._is_snapshot:
-            made, state = self._made, State.of(snapshot)
-            if state is None or state != made.state:
-                made = Made(state)
+            state = State.of(snapshot)
+            if state is None or state != snapshot._made.state:
+                snapshot._made = Made(state)
                 if state is not None:
-                    self._made = made
-            snapshot._made = made
-        else:
-            snapshot._made = self._made
+                    self._made = snapshot._made
         snapshot._is_snapshot = True
         return snapshot
 
