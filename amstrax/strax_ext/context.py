@@ -403,11 +403,9 @@ class Context(strax.Context):
         snapshot = self._of_run(run_id)
         try:
             with self._corrections_named():
+                make = super(Context, snapshot).get_components
                 components = snapshot._loading(run_id, targets, *args, **kwargs)
-                if components is None:
-                    components = super(Context, snapshot).get_components(
-                        run_id, targets, *args, **kwargs
-                    )
+                components = components or make(run_id, targets, *args, **kwargs)
         except strax.DataNotAvailable as error:
             names = snapshot._get_plugins(strax.to_str_tuple(targets), run_id)
             is_part = kwargs.get("time_range") is not None
