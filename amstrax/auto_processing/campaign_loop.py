@@ -331,7 +331,6 @@ class Loop:
         )
 
     def _record(self, names: Sequence[str], results: Sequence[Submission]) -> None:
-        """Take account of the results of a submission."""
         refused: list[tuple[str, Exception]] = []
         n_new = 0
         for name, result in zip(names, results, strict=True):

@@ -134,7 +134,6 @@ def _folder_key(folder: str | Path, ssh_host: str | None = None) -> object:
 
 
 def _destinations(detector: str) -> tuple[Destination, ...]:
-    """Return the destinations in the setting of a detector."""
     setting = f"{detector.upper()}_COPY_TO"
     found: dict[str, Destination] = {}
     for part in _parts(setting):

@@ -373,7 +373,6 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
 
 
 def _collection_of(args: argparse.Namespace) -> Any:
-    """Return the collection of run documents for the options of a run."""
     return get_mongo_collection(args.detector or find_plan(JobOptions.of(args)).detector)
 
 

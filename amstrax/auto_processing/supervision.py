@@ -236,7 +236,6 @@ class _Child:
             self._log.debug("no parent to report to")
 
     def _args(self, run: _Run) -> argparse.Namespace:
-        """Return the options of the tool for one run."""
         own: dict[str, Any] = {"run_id": run.run_id, "more_runs": [], "waits": run.waits}
         return argparse.Namespace(**vars(self._task.args) | own | {"attempt": run.attempt})
 

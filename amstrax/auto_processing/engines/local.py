@@ -245,7 +245,6 @@ def _start_runner(folder: Path, descriptors: list[int], log: int) -> None:
 
 
 def _state(folder: Path) -> JobState:
-    """Return the state of the job in a folder."""
     # Checked before its files are read, since these are written before the lock is released
     alive = _is_locked(folder / "lock")
     end = _read(folder / "exit.json")
