@@ -474,7 +474,6 @@ def context_for_daq_reader(
 def _find_document(
     run_id: str, detector: str, runs_col_kwargs: Mapping[str, Any] | None = None
 ) -> Mapping[str, Any]:
-    """Return the document of a run in the run database."""
     from amstrax.rundb import documents, get_mongo_collection
 
     collection = get_mongo_collection(detector, **(runs_col_kwargs or {}))

@@ -465,6 +465,7 @@ def run_database(daq_host: str = "", daq_user: str = "") -> RunDatabase:
     values |= {k: v for k, v in {"DAQ_HOST": daq_host, "DAQ_USER": daq_user}.items() if v}
     key_file, known_hosts = values["DAQ_KEY_FILE"], values["DAQ_KNOWN_HOSTS"]
     ssh_config = values["AMSTRAX_SSH_CONFIG"]
+    usual_hosts = (in_home("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
     return RunDatabase(
         uri="" if daq_host else values["AMSTRAX_MONGO_URI"] or "",
         daq_host=values["DAQ_HOST"] or "",
@@ -473,11 +474,7 @@ def run_database(daq_host: str = "", daq_user: str = "") -> RunDatabase:
         daq_key_file=expanded(key_file) if key_file else None,
         daq_key_password=values["DAQ_KEY_PASSWORD"],
         daq_password=values["DAQ_PASSWORD"],
-        known_hosts=(
-            (expanded(known_hosts),)
-            if known_hosts
-            else (in_home("~/.ssh/known_hosts"), Path("/etc/ssh/ssh_known_hosts"))
-        ),
+        known_hosts=(expanded(known_hosts),) if known_hosts else usual_hosts,
         mongo_host=values["MONGO_HOST"] or "127.0.0.1",
         mongo_port=_port("MONGO_PORT", 27017),
         mongo_user=values["MONGO_USER"] or "",

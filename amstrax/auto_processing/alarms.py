@@ -7,6 +7,7 @@ message counts as sent when the server has taken it; until then each look tries 
 
 import contextlib
 import fcntl
+import html
 import json
 import logging
 import shutil
@@ -82,7 +83,7 @@ def find_causes(
         except InvalidOption as error:
             invalid.append(str(error))
         except (AmstraxError, OSError) as error:
-            _log_once(log.warning, "not all alarms can be looked for: %s", error)
+            _warn_once("not all alarms can be looked for: %s", error)
 
     tunnel, database = f"{detector}: tunnel", f"{detector}: run database"
     check(_check_addresses)
@@ -242,12 +243,12 @@ def _mail_server() -> tuple[str, int]:
 _logged: dict[str, str] = {}
 
 
-def _log_once(write: Callable[..., None], message: str, *details: Any) -> None:
-    """Log a message unless it was the last one of its kind."""
+def _warn_once(message: str, *details: Any) -> None:
+    """Log a warning unless it was the last one of its kind."""
     text = message % details
     if _logged.get(message) != text:
         _logged[message] = text
-        write("%s", text)
+        log.warning("%s", text)
 
 
 class Alarms:
@@ -270,7 +271,11 @@ class Alarms:
         with self._changing() as known:
             for name, text in found.items():
                 if text is None:
-                    _end(known, name, now)
+                    # Kept for the pause, in case it comes back
+                    if name in known:
+                        known[name] |= {"is_over": True, "acknowledged_by": None}
+                        if not any(_is_recent(t, now) for t in known[name]["sent"].values()):
+                            del known[name]
                     continue
                 entry = known.setdefault(name, {"sent": {}, "is_over": True})
                 if entry["is_over"]:
@@ -281,8 +286,8 @@ class Alarms:
                 if now - datetime.fromisoformat(entry["seen"]) > _FORGOTTEN:
                     del known[name]
             is_due = {channel: bool(_due(known, channel, now)) for channel in _CHANNELS}
-        for channel, is_needed in is_due.items():
-            if is_needed and _CHANNELS[channel].is_set():
+        for channel, (_, is_set) in _CHANNELS.items():
+            if is_due[channel] and is_set():
                 # A server that hangs must hold neither the loop nor pages
                 thread = threading.Thread(target=self._send, args=(channel, now), daemon=True)
                 thread.start()
@@ -304,12 +309,13 @@ class Alarms:
                     due = _due(known, channel, now)
                 if not due:
                     return
-                _CHANNELS[channel].send(list(due.values()))
+                send, _ = _CHANNELS[channel]
+                send(list(due.values()))
                 with self._changing() as known:
                     for name in due.keys() & known.keys():
                         known[name]["sent"][channel] = now.isoformat()
         except Exception as error:
-            _log_once(log.warning, f"no alarm was sent by {channel}: %s", _why_not_sent(error))
+            _warn_once(f"no alarm was sent by {channel}: %s", _why_not_sent(error))
         else:
             _logged.pop(f"no alarm was sent by {channel}: %s", None)
 
@@ -365,7 +371,7 @@ class Alarms:
             text = self._unwritten.get(self._path, text)
             known = _parsed(text)
             if known is None:
-                _log_once(log.warning, "%s is damaged, so alarms are sent again", self._path)
+                _warn_once("%s is damaged, so alarms are sent again", self._path)
                 known = {}
             yield known
             new = json.dumps(known, indent=1)
@@ -377,7 +383,7 @@ class Alarms:
             except OSError as error:
                 self._unwritten[self._path] = new
                 reason = error.strerror or error
-                _log_once(log.warning, "%s cannot be written (%s)", self._path, reason)
+                _warn_once("%s cannot be written (%s)", self._path, reason)
 
 
 def _parsed(text: str) -> dict[str, dict[str, Any]] | None:
@@ -392,14 +398,6 @@ def _parsed(text: str) -> dict[str, dict[str, Any]] | None:
         return content
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
-
-
-def _end(known: dict[str, dict[str, Any]], name: str, now: datetime) -> None:
-    """Record that a cause is over; it is kept for the pause, in case it comes back."""
-    if name in known:
-        known[name] |= {"is_over": True, "acknowledged_by": None}
-        if not any(_is_recent(time, now) for time in known[name]["sent"].values()):
-            del known[name]
 
 
 def _is_recent(time: str, now: datetime) -> bool:
@@ -465,7 +463,7 @@ def send_mail(texts: list[str]) -> None:
             smtp.login(user, password or "")
         refused = smtp.send_message(mail)
     if refused:
-        _log_once(log.warning, "a mail about an alarm was refused for %s", ", ".join(refused))
+        _warn_once("a mail about an alarm was refused for %s", ", ".join(refused))
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -481,9 +479,7 @@ def post(texts: list[str]) -> None:
     Raises InvalidOption if its address is none of http, such as that of a file, which would take
     anything; OSError or ValueError when it does not take the message.
     """
-    text = "\n".join(f"amstrax: {text}" for text in texts)
-    for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
-        text = text.replace(character, escaped)
+    text = html.escape("\n".join(f"amstrax: {text}" for text in texts), quote=False)
     request = urllib.request.Request(
         _webhook(),
         json.dumps({"text": text}).encode(),
@@ -510,14 +506,8 @@ def _why_not_sent(error: Exception) -> str:
     return str(error) if isinstance(error, InvalidOption) else kind
 
 
-class _Channel(NamedTuple):
-    """A way to send texts, and whether the settings have one."""
-
-    send: Callable[[list[str]], None]
-    is_set: Callable[[], bool]
-
-
-_CHANNELS = {
-    "mail": _Channel(send_mail, lambda: bool(_receivers())),
-    "webhook": _Channel(post, lambda: bool(settings.get("AMSTRAX_ALARM_WEBHOOK"))),
+#: Channel -> function that sends texts to it, and one that tells whether the settings have it
+_CHANNELS: dict[str, tuple[Callable[[list[str]], None], Callable[[], Any]]] = {
+    "mail": (send_mail, _receivers),
+    "webhook": (post, lambda: settings.get("AMSTRAX_ALARM_WEBHOOK")),
 }

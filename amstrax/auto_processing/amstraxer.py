@@ -134,14 +134,8 @@ def main(args: argparse.Namespace) -> int:
     def work(stop: Stop) -> None:
         process(args.run_id, ProcessingOptions.of(args), stop)
 
-    return job.run_strax_tool(
-        args,
-        log,
-        work,
-        f"run {args.run_id}",
-        args.output_folder or "the output folder",
-        "--output_folder",
-    )
+    where = args.output_folder or "the output folder"
+    return job.run_strax_tool(args, log, work, f"run {args.run_id}", where, "--output_folder")
 
 
 def process_one(args: argparse.Namespace, stop: Stop) -> None:
@@ -225,13 +219,8 @@ def make_context(
     names = (options.context,) if options.context else CONTEXTS
     if options.reconstruction:
         kwargs["reconstruction"] = options.reconstruction
-    name, targets, _ = contexts.find_context(
-        options.targets,
-        names,
-        config,
-        kwargs.get("release"),
-        reconstruction=kwargs.get("reconstruction"),
-    )
+    variant = {name: kwargs.get(name) for name in ("release", "reconstruction")}
+    name, targets, _ = contexts.find_context(options.targets, names, config, **variant)
     if options.output_folder is not None:
         kwargs["output_folder"] = str(options.output_folder)
     if options.corrections_version is not None:

@@ -325,7 +325,6 @@ class Loop:
             log.info("run %s: %s", run_id, status.status)
 
     def _submit(self, group: Sequence[Document]) -> None:
-        """Submit the job of some runs."""
         named: dict[str, Document] = {}
         for document in group:
             run_id = documents.name_of(document)
@@ -377,7 +376,6 @@ class Loop:
         log.info("run %s: job %s %s", run_id, submission.job_id, submission.state)
 
     def _record_failure(self, document: Document, error: Exception) -> None:
-        """Record that a run cannot be submitted as a failure of the run."""
         label = _label(document)
         if self.dry_run:
             self.texts.append(f"# run {label} cannot be submitted: {describe_error(error)}")
@@ -514,7 +512,6 @@ class Loop:
         return self.options.status_file or self.template.log_folder / name
 
     def _write_status(self, state: str) -> None:
-        """Write the file for a monitor."""
         if self.dry_run:
             return
         write_status(

@@ -226,11 +226,8 @@ class Loop:
 
     def _follow(self) -> int:
         """Settle jobs that have ended, and update states; return the number of live jobs."""
-        followed = [
-            run_
-            for run_ in followed_runs(self.runs, self.engine.name)
-            if run_.run_id in self.campaign.index
-        ]
+        followed = followed_runs(self.runs, self.engine.name)
+        followed = [run_ for run_ in followed if run_.run_id in self.campaign.index]
         found = job_states(self.engine, followed)
         begun = begun_jobs(self.runs, followed, found)
         before, self._flight = self._flight, set()
@@ -266,11 +263,8 @@ class Loop:
     def _refresh(self, names: Collection[str] | None = None) -> None:
         """Read the states of runs, by default of all that are not done."""
         if names is None:
-            names = [
-                name
-                for name in self.campaign.runs
-                if name not in self.states or self.states[name].state not in campaigns.MADE_STATES
-            ]
+            made = {n for n, state in self.states.items() if state.state in campaigns.MADE_STATES}
+            names = [name for name in self.campaign.runs if name not in made]
         if not names:
             return
         new = states_of(self.campaign, self.runs, names, self.options)
@@ -337,7 +331,6 @@ class Loop:
         )
 
     def _record(self, names: Sequence[str], results: Sequence[Submission]) -> None:
-        """Take account of the results of a submission."""
         refused: list[tuple[str, Exception]] = []
         n_new = 0
         for name, result in zip(names, results, strict=True):

@@ -15,7 +15,7 @@ import strax
 from amstrax import contexts, rundoc, settings, strict_json
 from amstrax.auto_processing import amstraxer, process_run
 from amstrax.auto_processing.amstraxer import ProcessingOptions, to_dict_tuple
-from amstrax.auto_processing.grouping import ASSUMED, PER_RUN, Rate, measured_rate, megabytes_of
+from amstrax.auto_processing.grouping import ASSUMED, PER_RUN, measured_rate, megabytes_of
 from amstrax.auto_processing.loop import RunSelection, has_source
 from amstrax.exceptions import AmstraxError, UsageError
 from amstrax.rundb import campaigns, documents
@@ -362,9 +362,8 @@ def measure(runs: Any, plan: process_run.Plan) -> Rates:
         mb = megabytes_of(document, plan)
         for data_type, size in _sizes(document).items() if mb else ():
             sizes.setdefault(data_type, []).append((mb or 0.0, size))
-    rate = measured_rate(runs, plan) or Rate(ASSUMED, 0)
     return Rates(
-        *rate,
+        *measured_rate(runs, plan),
         {name: sum(s for _, s in rows) / sum(m for m, _ in rows) for name, rows in sizes.items()},
         {name: len(rows) for name, rows in sizes.items()},
     )

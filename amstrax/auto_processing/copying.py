@@ -134,7 +134,6 @@ def _folder_key(folder: str | Path, ssh_host: str | None = None) -> object:
 
 
 def _destinations(detector: str) -> tuple[Destination, ...]:
-    """Return the destinations in the setting of a detector."""
     setting = f"{detector.upper()}_COPY_TO"
     found: dict[str, Destination] = {}
     for part in _parts(setting):
@@ -557,9 +556,10 @@ def find_runs(
     condition: Mapping[str, Any],
     order: int,
     why_not: Callable[[Document], str | None],
-    backed_off: frozenset[str],
+    backoff: RetryBackoff,
+    most: int | None,
 ) -> list[dict[str, Any]]:
-    """Find the documents of runs that are ready, without those named in `backed_off`.
+    """Find the documents of at most `most` runs that are ready, without those that are backed off.
 
     These are the runs `run_ids`, or if that is empty those that meet `condition`, by increasing
     (`order` 1) or decreasing (-1) number. `why_not` returns why a run is not ready. A run that it
@@ -571,7 +571,7 @@ def find_runs(
         found = [documents.find_run(collection, run_id, None, _FIELDS) for run_id in run_ids]
     else:
         found = documents.read(collection, condition, _FIELDS, sort=[("number", order)])
-    wanted = []
+    wanted, backed_off = [], backoff.names()
     for document in found:
         name, reason = documents.name_of(document), None
         with contextlib.suppress(Exception):
@@ -580,7 +580,7 @@ def find_runs(
             log.debug("run %s is left alone: %s", name, reason)
         elif name not in backed_off:
             wanted.append(document)
-    return wanted
+    return wanted[:most]
 
 
 def find_again(collection: Any, run_id: str) -> dict[str, Any]:
@@ -628,11 +628,6 @@ class Copies:
     n_bytes: int = 0
     problems: int = 0
     runs: set[str] = field(default_factory=set)
-
-    @property
-    def all(self) -> int:
-        """Number of attempted copies."""
-        return self.copies + self.problems
 
     def add(self, other: "Copies") -> None:
         """Add the copies of other runs."""
@@ -688,9 +683,8 @@ class Copier:
             # For a run requested by name, copying reports the reason
             return None if options.run_ids and to else why_not(document, to, options.folders)
 
-        backed_off = self._backoff.names()
-        found = find_runs(self._collection, options.run_ids, condition, -1, reason, backed_off)
-        return found[: options.max_runs]
+        limits = self._backoff, options.max_runs
+        return find_runs(self._collection, options.run_ids, condition, -1, reason, *limits)
 
     def handle(self, rundocs: Sequence[Document]) -> Copies:
         """Copy runs, as `amstrax.auto_processing.copy_live.handle_runs` says."""

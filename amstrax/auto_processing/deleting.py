@@ -146,11 +146,8 @@ class Deleter:
             # For a run requested by name, deleting reports the reason
             return None if options.run_ids else why_not(document, options)
 
-        backed_off = self._backoff.names()
-        found = copying.find_runs(
-            self._collection, options.run_ids, condition, 1, reason, backed_off
-        )
-        return found[: options.max_runs]
+        limits = self._backoff, options.max_runs
+        return copying.find_runs(self._collection, options.run_ids, condition, 1, reason, *limits)
 
     def settle(self) -> int:
         """Settle interrupted deletions; return the number that could not be settled."""
@@ -481,12 +478,7 @@ def set_aside(run_dir: Path) -> Path:
     new = aside(run_dir)
     with _opened(run_dir.parent) as parent:
         _check_removable(run_dir, parent)
-        if _exists(new.name, parent):
-            raise DeletionRefused(
-                f"{new} exists already, of the same run: check which of the two is needed, and "
-                "remove the other"
-            )
-        _rename(run_dir.name, new.name, parent)
+        _rename(run_dir, new, parent, f"{new} exists already, of the same run")
     return new
 
 
@@ -495,13 +487,10 @@ def put_back(run_dir: Path) -> None:
 
     Raises DeletionRefused when another folder has that name.
     """
+    old = aside(run_dir)
     with _opened(run_dir.parent) as parent:
-        if _exists(run_dir.name, parent):
-            raise DeletionRefused(
-                f"{aside(run_dir)} cannot be renamed back, since {run_dir} exists too: check "
-                "which of the two is needed, and remove the other"
-            )
-        _rename(aside(run_dir).name, run_dir.name, parent)
+        problem = f"{old} cannot be renamed back, since {run_dir} exists too"
+        _rename(old, run_dir, parent, problem)
 
 
 def remove_folder(run_dir: Path) -> None:
@@ -550,15 +539,10 @@ def _opened(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _exists(name: str, parent: int) -> bool:
-    try:
-        os.stat(name, dir_fd=parent, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _rename(old: str, new: str, parent: int) -> None:
-    os.rename(old, new, src_dir_fd=parent, dst_dir_fd=parent)
+def _rename(old: Path, new: Path, parent: int, problem: str) -> None:
+    """Rename an entry of an open folder; raise DeletionRefused with `problem` if `new` exists."""
+    if new.name in os.listdir(parent):
+        raise DeletionRefused(f"{problem}: check which of the two is needed, and remove the other")
+    os.rename(old.name, new.name, src_dir_fd=parent, dst_dir_fd=parent)
     # Flush to disk before the run database is changed
     os.fsync(parent)

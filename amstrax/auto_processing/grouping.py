@@ -105,12 +105,11 @@ def estimated_times(run_ids: Sequence[str], collection: Any, plan: Plan) -> dict
     """
     rate = measured_rate(collection, plan)
     text = f"no run document tells how long that takes: {ASSUMED} s per MB is assumed"
-    if rate is not None:
+    if rate.n_runs:
         text = f"{rate.seconds_per_mb:.2g} s per MB, measured with {rate.n_runs} runs"
     if _said.get(plan) != text:
         _said[plan] = text
         log.info("jobs to %s: %s", ", ".join(plan.targets), text)
-    seconds_per_mb = ASSUMED if rate is None else rate.seconds_per_mb
     sizes: dict[str, float | None] = dict.fromkeys(run_ids)
     asked = [one for run_id in run_ids for one in documents.run_filters(run_id)]
     for document in documents.read(collection, {"$or": asked}, _FIELDS) if asked else ():
@@ -120,7 +119,7 @@ def estimated_times(run_ids: Sequence[str], collection: Any, plan: Plan) -> dict
     known = [size for size in sizes.values() if size is not None]
     mean = statistics.fmean(known) if known else 100.0
     return {
-        run_id: PER_RUN + seconds_per_mb * (mean if size is None else size)
+        run_id: PER_RUN + rate.seconds_per_mb * (mean if size is None else size)
         for run_id, size in sizes.items()
     }
 
@@ -147,12 +146,11 @@ def megabytes_of(document: Mapping[str, Any], plan: Plan) -> float | None:
     return None
 
 
-def measured_rate(collection: Any, plan: Plan) -> Rate | None:
+def measured_rate(collection: Any, plan: Plan) -> Rate:
     """Return the median time per MB that recent runs took to the targets of a plan.
 
-    Runs with the NaI detector count, although they have more targets.
-
-    None if no run document has both the time and the size of the raw data.
+    Runs with the NaI detector count, although they have more targets. It is `ASSUMED`, of 0 runs,
+    if no run document has both the time and the size of the raw data.
     """
     targets = [list(each.targets) for each in (plan, plan_with_nai(plan))]
     alike = {"processing_job.context": plan.context, "processing_job.targets": {"$in": targets}}
@@ -168,7 +166,7 @@ def measured_rate(collection: Any, plan: Plan) -> Rate | None:
         megabytes, last = megabytes_of(document, plan), last_processing(document)
         if megabytes and last is not None and last[1] > 0:
             rates.append(last[1] / megabytes)
-    return Rate(statistics.median(rates), len(rates)) if rates else None
+    return Rate(statistics.median(rates or [ASSUMED]), len(rates))
 
 
 def last_processing(document: Mapping[str, Any]) -> tuple[datetime, float] | None:

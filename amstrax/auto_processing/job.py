@@ -316,6 +316,8 @@ def remove_incomplete(folder: Path, run_id: str) -> None:
 
 #: Accuracy of the start and end of a run in its document [ns]
 _TIME_ACCURACY = 1_000_000_000
+#: Errors of data that cannot be loaded
+_LOAD_ERRORS = (OSError, ValueError, RuntimeError, strax.DataCorrupted, strax.DataNotAvailable)
 
 
 class DataIncomplete(AmstraxError):
@@ -344,13 +346,7 @@ def check_data(
                     f"chunk {len(chunks)} of {path} has {len(chunk)} rows, its metadata says {n}"
                 )
             chunks.append((chunk.start, chunk.end))
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        strax.DataCorrupted,
-        strax.DataNotAvailable,
-    ) as error:
+    except _LOAD_ERRORS as error:
         raise DataIncomplete(f"{path} cannot be loaded: {' '.join(str(error).split())}") from error
     if len(chunks) != len(n_rows):
         raise DataIncomplete(f"{path} has {len(chunks)} chunks, its metadata says {len(n_rows)}")

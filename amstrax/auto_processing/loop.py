@@ -70,25 +70,16 @@ class RunSelection:
         cancelling, and the pause is over), or the claim of the job that began them has expired.
         """
         made = {"type": self.targets[-1], "host": documents.this_host()}
+        has_failed = [documents.has_status("failed"), documents.is_not_cancelled()]
+        was_begun = documents.has_status("submitted", "running")
         due = [
             documents.has_tag(documents.PROCESS),
             {"processing_status": "pending"},
             {"processing_status.status": "pending"},
             # No status, or an invalid value, such as a number
             {"$and": [documents.has_no_status(), {"data": {"$not": {"$elemMatch": made}}}]},
-            {
-                "$and": [
-                    documents.has_status("failed"),
-                    documents.is_not_cancelled(),
-                    self._pause_is_over(now),
-                ]
-            },
-            {
-                "$and": [
-                    documents.has_status("submitted", "running"),
-                    {"processing_claim.expires": {"$lte": now}},
-                ]
-            },
+            {"$and": [*has_failed, self._pause_is_over(now)]},
+            {"$and": [was_begun, {"processing_claim.expires": {"$lte": now}}]},
         ]
         conditions: list[Filter] = [
             {"end": {"$ne": None}},
@@ -154,14 +145,13 @@ def find_runs(
             if {documents.name_of(document), key_of(document)} & skipped:
                 continue
             try:
-                may_have_source = has_source(document, wanted)
+                if not has_source(document, wanted):
+                    continue
             except (OSError, RuntimeError, ValueError) as error:
                 log.debug(
                     "the data of run %s cannot be checked: %r", documents.name_of(document), error
                 )
-                may_have_source = True
-            if may_have_source:
-                found.append(document)
+            found.append(document)
             if len(found) == limit:
                 return found
         if len(batch) < step:
@@ -303,9 +293,8 @@ def settle(
     if state.alive:
         return None
     now = documents.server_time(collection)
-    if state.state in (GONE, UNKNOWN) and documents.is_claimed(
-        run.document, attempt=run.attempt, now=now
-    ):
+    has_claim = documents.is_claimed(run.document, attempt=run.attempt, now=now)
+    if state.state in (GONE, UNKNOWN) and has_claim:
         return None
     if state.state == UNKNOWN and not _has_ended_elsewhere(run, now):
         return None
@@ -314,22 +303,19 @@ def settle(
     if state.exit_code == LEFT_TO_ANOTHER:
         # The other job changes the status, or its claim expires
         free = {"$and": [run.filter(), documents.is_unclaimed(now), {"_id": run.document["_id"]}]}
-        reason = "left by a second job"
-        if _set_pending(collection, run, reason, free):
+        if _set_pending(collection, run, "left by a second job", free):
             return f"run {run.run_id}: {run.describe()} left it to another one, which is gone"
         return None
-    is_begun = documents.status_of(run.document).status != "submitted" or documents.is_claimed(
-        run.document, attempt=run.attempt, now=now
-    )
+    reason = describe_end(run, state)
+    is_begun = has_claim or documents.status_of(run.document).status != "submitted"
     is_of_others = documents.is_of_several_runs(run.job) and str(run.job.get("name")) in begun
     if is_of_others and not is_begun and state.state != DONE:
         if leases.is_held(run.document, now):
             return None
         is_not_begun = {"$and": [run.filter(), documents.has_status("submitted")]}
-        if _set_pending(collection, run, describe_end(run, state), is_not_begun):
+        if _set_pending(collection, run, reason, is_not_begun):
             log.info("run %s: %s had not begun it: pending again", run.run_id, run.describe())
             return None
-    reason = describe_end(run, state)
     failures = _record_end(collection, run, reason)
     if failures is None:
         return None

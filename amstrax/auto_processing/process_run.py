@@ -48,6 +48,9 @@ log = logging.getLogger("amstrax.process_run")
 #: Interval at which an orphaned job checks whether it has lost its claim, and then stops [s]
 _ORPHAN_PAUSE = 2.0
 
+#: In messages, where no other folder is set
+_FOLDER = "the folder for data"
+
 _Options = TypeVar("_Options", bound=ProcessingOptions)
 
 #: Context and targets of LED runs
@@ -168,7 +171,7 @@ def run(args: argparse.Namespace, work: Callable[[Stop], None]) -> int:
         except AlreadyAtWork as error:
             left.append(str(error))
 
-    where = _folder_label(args.output_folder)
+    where = args.output_folder or _FOLDER
     status = job.run_strax_tool(
         args, log, unless_taken, f"run {args.run_id}", where, "--output_folder"
     )
@@ -176,11 +179,6 @@ def run(args: argparse.Namespace, work: Callable[[Stop], None]) -> int:
         log.warning("%s", left[0])
         return base.LEFT_TO_ANOTHER
     return status
-
-
-def _folder_label(output_folder: str | Path | None) -> object:
-    """Return the name of the folder for data in messages."""
-    return output_folder or "the folder for data"
 
 
 class Plan(NamedTuple):
@@ -354,7 +352,7 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
             claim.check()
             reason = stop.message()
             if not stop.reason:
-                where = _folder_label(options.output_folder)
+                where = options.output_folder or _FOLDER
                 reason = base.describe_failure(error, f"run {run_id}", where, "--output_folder")
             reason = " ".join(reason.split())
             try:
@@ -375,7 +373,6 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
 
 
 def _collection_of(args: argparse.Namespace) -> Any:
-    """Return the collection of run documents for the options of a run."""
     return get_mongo_collection(args.detector or find_plan(JobOptions.of(args)).detector)
 
 

@@ -261,15 +261,13 @@ def why_done(template: JobTemplate, run_id: str, collection: Any) -> str:
     """Return why a run needs no job; empty if it needs one."""
     fields = [*process_run.PLAN_FIELDS, "processing_status", "data"]
     document = documents.find_run(collection, run_id, None, fields)
-    if documents.PROCESS in documents.tags_of(document):
-        return ""
-    if documents.status_of(document).status != "done":
+    is_tagged = documents.PROCESS in documents.tags_of(document)
+    if is_tagged or documents.status_of(document).status != "done":
         return ""
     targets = process_run.plan_of_run(template.plan, document).targets
     here = {"host": documents.this_host()}
-    if all(documents.data_of(document, type=target, **here) for target in targets):
-        return "done already, --again submits it again"
-    return ""
+    has_all = all(documents.data_of(document, type=target, **here) for target in targets)
+    return "done already, --again submits it again" if has_all else ""
 
 
 def find_runs(collection: Any, query: RunQuery) -> list[str]:

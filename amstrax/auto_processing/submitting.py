@@ -297,11 +297,9 @@ class _Run:
         return connection.resilient(change, self.collection, self._document, *args, **kwargs)
 
     def set_submitted(self, job: Mapping[str, Any]) -> bool:
-        """Set the status and the record of the job."""
         return self.set(documents.set_status, "submitted", owner=self.lease.owner, job=job)
 
     def set_job(self, job: Mapping[str, Any]) -> bool:
-        """Set the record of the job."""
         return self.set(documents.set_job, job, self.lease.owner)
 
     def describe_owner(self) -> str:
@@ -408,7 +406,6 @@ class _Submitter(contextlib.AbstractContextManager):
         return Submission(run.run_id, name, self.engine.name, job_id, state, run.attempt, text)
 
     def _job(self, plan: Plan, runs: Sequence[_Run]) -> Job:
-        """Return the job of some runs of one plan."""
         label, suffix, index = runs[0].run_id, runs[0].attempt[-6:], None
         time = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
         if len(runs) > 1:
@@ -535,7 +532,6 @@ class _Submitter(contextlib.AbstractContextManager):
         return self._result(run, job.name, "submitted", job_id, f"log {job.log}")
 
     def _adopt(self, run: _Run, known: KnownJob) -> Submission:
-        """Adopt an existing job of a run and follow it."""
         record = run.before
         is_recorded = (record.get("engine"), record.get("name")) == (self.engine.name, known.name)
         if not is_recorded or record.get("job_id") not in (known.job_id, None):
@@ -564,8 +560,6 @@ class _Submitter(contextlib.AbstractContextManager):
             for (job, runs), answer in zip(ready, answers, strict=True):
                 if isinstance(answer, JobRefused):
                     job.script.unlink(missing_ok=True)
-                    for run in runs.values():
-                        run.set_job(run.before)
                     self._refuse(runs, answer)
                 else:
                     self._record_ids(job, runs, answer)
@@ -574,6 +568,7 @@ class _Submitter(contextlib.AbstractContextManager):
 
     def _refuse(self, runs: Mapping[int, _Run], error: JobRefused) -> None:
         for place, run in runs.items():
+            run.set_job(run.before)
             self._results[place] = self._refusal(run.run_id, error)
 
     def _write(self, job: Job, runs: dict[int, _Run]) -> bool:
@@ -587,15 +582,9 @@ class _Submitter(contextlib.AbstractContextManager):
                 busy = self._result(run, job.name, "busy", text=run.describe_owner())
                 self._results[place] = busy
                 del runs[place]
-        if not runs:
-            return False
-        try:
+        if runs:
             self._write_script(job, list(runs.values()))
-        except JobRefused:
-            for run in runs.values():
-                run.set_job(run.before)
-            raise
-        return True
+        return bool(runs)
 
     def _make_folders(self, job: Job) -> None:
         if self.engine.name != "local":
@@ -621,7 +610,6 @@ class _Submitter(contextlib.AbstractContextManager):
         )
 
     def _record_ids(self, job: Job, runs: Mapping[int, _Run], job_id: str) -> None:
-        """Record the id of a submitted job in its runs."""
         _words, left = self.template.options_for(next(iter(runs.values())).plan)
         text = f"log {job.log}{f'; options {left}' if left else ''}"
         for place, run in runs.items():

@@ -181,16 +181,6 @@ class _Parent:
         return None
 
 
-def _run_child(connection: Connection) -> int:
-    """Do the task that a parent sends, and return the exit status."""
-    task: _Task = connection.recv()
-    module = import_module(task.module)
-    from amstrax.auto_processing import job  # imports strax, which the parent does not
-
-    child = _Child(connection, task, module)
-    return job.run_strax_tool(task.args, module.log, child.run, "the list of runs", "its folder")
-
-
 def _collect_garbage() -> None:
     """Free what a run leaves behind, contexts and plugins that refer to each other (1 MB).
 
@@ -246,7 +236,6 @@ class _Child:
             self._log.debug("no parent to report to")
 
     def _args(self, run: _Run) -> argparse.Namespace:
-        """Return the options of the tool for one run."""
         own: dict[str, Any] = {"run_id": run.run_id, "more_runs": [], "waits": run.waits}
         return argparse.Namespace(**vars(self._task.args) | own | {"attempt": run.attempt})
 
@@ -283,9 +272,14 @@ class _Child:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a child."""
+    """Do the task that the parent sends, and return the exit status."""
     with Connection(int(argv[0])) as connection:
-        return _run_child(connection)
+        task: _Task = connection.recv()
+        tool = import_module(task.module)
+        from amstrax.auto_processing import job  # imports strax, which the parent does not
+
+        child = _Child(connection, task, tool)
+        return job.run_strax_tool(task.args, tool.log, child.run, "the list of runs", "its folder")
 
 
 if __name__ == "__main__":

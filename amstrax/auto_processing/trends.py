@@ -144,7 +144,6 @@ def _lineage(st: "strax.Context", run_id: str, options: TrendOptions) -> str:
 def _part(
     st: "strax.Context", run_id: str, data_type: str, seconds: float, options: TrendOptions
 ) -> "Part":
-    """Return the numbers that a stored data type gives."""
     from amstrax.calibration import trends
 
     def load(columns: Sequence[str] | None = None) -> "np.ndarray":
@@ -200,7 +199,6 @@ def _pulses(st: "strax.Context", run_id: str, data_type: str) -> "Iterator[Pulse
 
 
 def _of_led(st: "strax.Context", run_id: str, pulses: "np.ndarray") -> "Part":
-    """Return the gains that an LED run gives."""
     from amstrax.calibration import trends
     from amstrax.calibration.gains import channel_gains
 

@@ -77,13 +77,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="clone of amstrax that processes (default: this one)",
     )
-    parser.add_argument(
-        "--set_config_kwargs",
-        type=base.options,
-        default={},
-        metavar="JSON",
-        help="options for the plugins, as '{\"elife\": 25000}', or a file with them",
-    )
+    parser.add_argument("--set_config_kwargs", **base.OPTIONS["--config_kwargs"])
     parser.add_argument(
         "--set_context_kwargs",
         type=base.json_object,
@@ -94,7 +88,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--production", action="store_true", help="change the run database (default: dry run)"
     )
-    parser.add_argument("--debug", action="store_true", help="log more, and errors in full")
+    base.add(parser, "--debug")
 
 
 def check_options(args: argparse.Namespace) -> None:

@@ -49,12 +49,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
         action="store_true",
         help="make raw_records, when it is among the targets",
     )
-    parser.add_argument(
-        "--live_data_dir",
-        type=Path,
-        metavar="FOLDER",
-        help="folder with the runs' folders of live data (default: from settings or run document)",
-    )
+    base.add(parser, "--live_data_dir")
     return parser.parse_args(argv)
 
 

@@ -79,16 +79,10 @@ class Campaign:
 
     Attributes
     ----------
-    name, detector
-        Name of the campaign, and detector of its runs.
     options
         JSON of the options for its jobs.
     places
         Folders for raw data and for all other data.
-    raw_types
-        Raw data types of the contexts.
-    kinds
-        What is made of runs of each kind.
     runs, kind_of_run, mb, disk_mb
         For each run its name, the index of its kind, the size of its input, and the estimated size
         of its output [MB].
@@ -187,10 +181,8 @@ class Campaign:
         each further one.
         """
         found = documents.state_of(document)
-        entries = [
-            self.entry(document, target)
-            for target in self.kind(documents.name_of(document) or "").targets
-        ]
+        kind = self.kind(documents.name_of(document) or "")
+        entries = [self.entry(document, target) for target in kind.targets]
         is_claimed = documents.is_claimed(document, now=now)
         since = documents.utc_time_of({"time": found.time}, "time")
         if None not in entries:
@@ -227,7 +219,6 @@ class Campaign:
             pause = timedelta(seconds=retry_pause * 2 ** max(failures - 1, 0))
             is_due = since + pause <= now
             return RunState(WAITING, f"failure {failures}: {found.reason}", is_due=is_due)
-        kind = self.kind(documents.name_of(document) or "")
         job = documents.job_of(document)
         is_ours = set(kind.targets) <= set(job.get("targets") or ())
         if found.status == "done" and is_ours and job.get("context") == kind.context:
@@ -264,11 +255,8 @@ def add(campaigns: Any, campaign: Campaign) -> None:
         connection.resilient(campaigns.insert_one, campaign.to_document())
     except DuplicateKeyError:
         known = find(campaigns, campaign.name)
-        if (known.user, known.host, known.runs) != (
-            campaign.user,
-            campaign.host,
-            campaign.runs,
-        ) or (abs((known.time - campaign.time).total_seconds()) > 0.001):
+        is_same = all(getattr(known, x) == getattr(campaign, x) for x in ("user", "host", "runs"))
+        if not is_same or abs((known.time - campaign.time).total_seconds()) > 0.001:
             raise UsageError(
                 f"campaign {campaign.name} exists, planned by {known.user} on "
                 f"{known.time:%Y-%m-%d %H:%M} UTC: choose another name, or remove it first"

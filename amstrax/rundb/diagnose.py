@@ -111,11 +111,9 @@ def described_releases() -> str:
         return "Releases: no raw data of XAMS in the folders of the settings"
     if newest[1]:
         release_set = settings.release()
-        advice = (
-            f"as in AMSTRAX_RELEASE={release_set}"
-            if newest[1] == release_set
-            else f"and AMSTRAX_RELEASE is {release_set}: set AMSTRAX_RELEASE={newest[1]}"
-        )
+        advice = f"as in AMSTRAX_RELEASE={release_set}"
+        if newest[1] != release_set:
+            advice = f"and AMSTRAX_RELEASE is {release_set}: set AMSTRAX_RELEASE={newest[1]}"
         lines.append(f"  the newest run, {newest[0]}, is of release {newest[1]}, {advice}")
     return "\n".join(["Releases, by the hashes of stored raw data:", *lines])
 

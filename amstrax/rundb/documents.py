@@ -479,6 +479,12 @@ def _make_list(collection: Any, _id: Any, field: str) -> None:
         )
 
 
+def _push(collection: Any, condition: Filter, field: str, entry: Mapping[str, Any]) -> bool:
+    """Add an entry to a list of the document that matches; return whether one does."""
+    _make_list(collection, condition["_id"], field)
+    return collection.update_one(condition, {"$push": {field: entry}}).matched_count == 1
+
+
 def _unchangeable_error(collection: Any, run_id: _Run, _id: Any) -> InvalidRunDocument:
     """Return the error for a document that `_MOST_ATTEMPTS` could not change."""
     name = name_of(run_id) if isinstance(run_id, Mapping) else run_id
@@ -561,13 +567,8 @@ def remove_data(
 
 def add_tag(collection: Any, run_id: str | int, tag: str, user: str) -> bool:
     """Add a tag to a run, with user and date; return False if it has the tag already."""
-    _id = id_of(collection, run_id)
-    _make_list(collection, _id, "tags")
-    done = collection.update_one(
-        {"$and": [{"_id": _id}, lacks_tag(tag)]},
-        {"$push": {"tags": {"name": tag, "user": user, "date": datetime.now(UTC)}}},
-    )
-    return done.matched_count == 1
+    new = {"name": tag, "user": user, "date": datetime.now(UTC)}
+    return _push(collection, {"_id": id_of(collection, run_id), **lacks_tag(tag)}, "tags", new)
 
 
 def remove_tag(collection: Any, run_id: _Run, tag: str, user: str | None = None) -> bool:
@@ -597,19 +598,16 @@ def set_quality(collection: Any, run_id: str | int, quality: str, user: str, rea
     _id = id_of(collection, run_id)
     for other in QUALITIES:
         remove_tag(collection, {"_id": _id}, other)
-    _make_list(collection, _id, "tags")
     tag = {"name": quality, "user": user, "date": datetime.now(UTC), "comment": reason}
-    collection.update_one({"_id": _id, **lacks_tag(quality)}, {"$push": {"tags": tag}})
+    _push(collection, {"_id": _id, **lacks_tag(quality)}, "tags", tag)
 
 
 def add_comment(collection: Any, run_id: str | int, text: str, user: str) -> None:
     """Add a comment to a run, in the form of the DAQ."""
-    _id = id_of(collection, run_id)
-    _make_list(collection, _id, "comments")
     comment = {"user": user, "comment": text, "date": datetime.now(UTC)}
     # Each has its time, so that one that is sent again after a lost answer is there once
-    condition = {"_id": _id, "comments": {"$not": {"$elemMatch": comment}}}
-    collection.update_one(condition, {"$push": {"comments": comment}})
+    lacks_it = {"comments": {"$not": {"$elemMatch": comment}}}
+    _push(collection, {"_id": id_of(collection, run_id), **lacks_it}, "comments", comment)
 
 
 def _identity(entry: Mapping[str, Any]) -> Filter:
@@ -744,12 +742,9 @@ def add_history(
     That is when `owner` is given, and does not have the claim of the run.
     """
     owned = _owned(collection, run_id, owner)
-    _make_list(collection, owned["_id"], "processing_history")
     same = {"$elemMatch": {key: entry[key] for key in ("time", "user", "host", "action")}}
     lacks_it = {**owned, "processing_history": {"$not": same}}
-    if collection.update_one(
-        lacks_it, {"$push": {"processing_history": dict(entry)}}
-    ).matched_count:
+    if _push(collection, lacks_it, "processing_history", dict(entry)):
         return True
     return collection.find_one({**owned, "processing_history": same}, ["_id"]) is not None
 

@@ -329,10 +329,8 @@ class LocalCollection:
         statement, parameters = _candidates(self.full_name, condition, columns)
         statement += f" ORDER BY {by}"
         if not condition and not order:
-            statement, parameters = (
-                f"{statement} LIMIT ? OFFSET ?",
-                [*parameters, limit or -1, skip],
-            )
+            statement += " LIMIT ? OFFSET ?"
+            parameters += [limit or -1, skip]
             skip, end = 0, None
         places = [seq for seq, *_ in read(statement, parameters)]
         batch = _BATCH if order or end is None else min(_BATCH, 2 * end)

@@ -742,12 +742,8 @@ def _with_index(parts: list[str], document: Document, condition: Document) -> li
     through_arrays = any(
         type(v) is list for n in range(1, place) for v, _ in leaves(document, array[:n])
     )
-    if (
-        len(about) > 1
-        or matches_no_element
-        or through_arrays
-        or any(key in LOGICAL for key in condition)
-    ):
+    has_others = len(about) > 1 or any(key in LOGICAL for key in condition)
+    if has_others or matches_no_element or through_arrays:
         raise _refusal(
             f"update of {whole_path!r} without exactly one condition on {path!r} that selects an "
             "element"

@@ -201,12 +201,8 @@ class RunDB(strax.StorageFrontend):
     ) -> dict[str, Any]:
         """Return the document of a run.
 
-        Parameters
-        ----------
-        run_id
-            Run.
-        projection
-            Name or names of the fields to return, or a projection as for pymongo; None for all.
+        `projection` is the name or names of the fields to return, or a projection as for pymongo;
+        None for all.
 
         Raises
         ------
@@ -437,7 +433,6 @@ class RunDB(strax.StorageFrontend):
         return entries
 
     def _runs_filter(self, keys: Iterable[strax.DataKey]) -> dict[str, Any]:
-        """Return a filter for the runs of keys."""
         filters = [f for key in keys for f in self._run_filters(key.run_id)]
         alone = [f[self.runid_field] for f in filters if f.keys() == {self.runid_field}]
         others = [f for f in filters if f.keys() != {self.runid_field}]

@@ -69,7 +69,7 @@ def verify(to: SSHHost, key: paramiko.PKey) -> str:
         why_not = "signed by an unknown authority"
         for each in known:
             if each.marker == AUTHORITY and each.data == authority.asbytes():
-                why_not = _fault(certificate, key.public_blob.key_blob, to.principal)
+                why_not = _fault(certificate, key.public_blob.key_blob, to.key_names[-1])
                 if not why_not:
                     return f"by a certificate of {each.place}"
         why_not = f"; its certificate is {why_not}"

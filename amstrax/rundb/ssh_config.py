@@ -54,16 +54,11 @@ class SSHHost:
 
     @property
     def key_names(self) -> tuple[str, ...]:
-        """Names of the host in known_hosts; the second is for entries of any port."""
+        """Names of the host in known_hosts; the last is for any port, and in certificates."""
         if self.key_alias:
             return (self.key_alias.lower(),)
         host = self.host.lower()
         return (host,) if self.port == 22 else (f"[{host}]:{self.port}", host)
-
-    @property
-    def principal(self) -> str:
-        """Name of the host in certificates."""
-        return self.key_names[-1]
 
 
 def destination(config: RunDatabase) -> SSHHost:

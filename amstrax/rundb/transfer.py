@@ -115,7 +115,6 @@ def import_documents(
 
 
 def _insert(collection: Any, batch: list[dict[str, Any]]) -> int:
-    """Insert documents; return their number."""
     from pymongo.errors import BulkWriteError, DuplicateKeyError  # slow to import
 
     if not batch:

@@ -97,14 +97,7 @@ def missing_data(
 ) -> DataNotAvailable:
     """Return the error, with its remedy, for data that is neither stored nor can be made.
 
-    Parameters
-    ----------
-    context
-        Context that was asked.
-    run_id, targets
-        Run, and data types.
-    is_part
-        Whether a time range was given.
+    `is_part` tells whether a time range was given.
     """
     names: list[str] = []
     for name in strax.to_str_tuple(targets):

@@ -403,15 +403,13 @@ class Context(strax.Context):
         snapshot = self._of_run(run_id)
         try:
             with self._corrections_named():
+                make = super(Context, snapshot).get_components
                 components = snapshot._loading(run_id, targets, *args, **kwargs)
-                if components is None:
-                    components = super(Context, snapshot).get_components(
-                        run_id, targets, *args, **kwargs
-                    )
+                components = components or make(run_id, targets, *args, **kwargs)
         except strax.DataNotAvailable as error:
             names = snapshot._get_plugins(strax.to_str_tuple(targets), run_id)
-            snapshot._explain(run_id, [*strax.to_str_tuple(targets), *names], error)
-            snapshot._explain_missing(run_id, targets, kwargs.get("time_range"), error)
+            is_part = kwargs.get("time_range") is not None
+            snapshot._explain(run_id, targets, error, names, is_part)
             raise
         used = (*components.plugins.values(), *components.loader_plugins.values())
         snapshot._warn_once(run_id, used)
@@ -503,20 +501,19 @@ class Context(strax.Context):
                 saver.md[EQUIVALENT_PARENTS] = parents
 
     def _explain(
-        self, run_id: str, data_types: Sequence[str], error: strax.DataNotAvailable
+        self,
+        run_id: str,
+        targets: Any,
+        error: strax.DataNotAvailable,
+        needed: Iterable[str] = (),
+        is_part: bool = False,
     ) -> None:
-        """Raise a more specific error if the other release has stored the missing data."""
-        for data_type in dict.fromkeys(data_types):
+        """Raise an error with the remedy, if there is one, for missing targets or `needed` data."""
+        for data_type in dict.fromkeys([*strax.to_str_tuple(targets), *needed]):
             reason = self._equivalent_data.why_not(self.key_for(run_id, data_type))
             if reason:
                 raise strax.DataNotAvailable(reason) from error
-
-    def _explain_missing(
-        self, run_id: str, targets: Any, time_range: Any, error: strax.DataNotAvailable
-    ) -> None:
-        """Raise an error with the remedy if a run has no data, or none to make the targets from."""
         if not run_id.startswith("_"):
-            is_part = time_range is not None
             raise checks.missing_data(self, run_id, targets, is_part) from error
 
     @property
@@ -565,8 +562,7 @@ class Context(strax.Context):
         try:
             return super(Context, snapshot).get_metadata(run_id, target, *args, **kwargs)
         except strax.DataNotAvailable as error:
-            snapshot._explain(run_id, [target], error)
-            snapshot._explain_missing(run_id, target, None, error)
+            snapshot._explain(run_id, target, error)
             raise
 
     def register(self, plugin_class: Any) -> Any:
@@ -828,15 +824,13 @@ class Context(strax.Context):
             # Shared with the context, which keeps them for later calls
             snapshot._run_values = self.run_values
             snapshot._unknown_runs = set(self._unknown_runs)
+        snapshot._made = self._made
         if not self._is_snapshot:
-            made, state = self._made, State.of(snapshot)
-            if state is None or state != made.state:
-                made = Made(state)
+            state = State.of(snapshot)
+            if state is None or state != snapshot._made.state:
+                snapshot._made = Made(state)
                 if state is not None:
-                    self._made = made
-            snapshot._made = made
-        else:
-            snapshot._made = self._made
+                    self._made = snapshot._made
         snapshot._is_snapshot = True
         return snapshot
 

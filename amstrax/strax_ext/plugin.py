@@ -85,14 +85,9 @@ class Plugin(strax.Plugin):
     def iter(self, iters: Mapping[str, Iterator[strax.Chunk]], executor: Any = None) -> Iterator:
         own = vars(type(self))
         narrow = own["input_fields"] if {"input_fields", "compute"} <= own.keys() else {}
-        iters = {
-            data_type: (
-                map(partial(with_fields, fields=narrow[data_type]), chunks)
-                if data_type in narrow
-                else chunks
-            )
-            for data_type, chunks in iters.items()
-        }
+        iters = dict(iters)
+        for d in narrow.keys() & iters.keys():
+            iters[d] = map(partial(with_fields, fields=narrow[d]), iters[d])
         yield from super().iter(iters, executor=executor)
 
     @classmethod
@@ -271,9 +266,8 @@ class Processor(strax.SingleThreadProcessor):
                 plugin.helper_threads = self.helper_threads
         for data_type, savers in components.savers.items():
             # Data without a plugin belongs to runs that are joined to a superrun
-            can_rechunk = (
-                makers[data_type].can_rechunk(data_type) if data_type in makers else is_superrun
-            )
+            maker = makers.get(data_type)
+            can_rechunk = maker.can_rechunk(data_type) if maker else is_superrun
             for saver in savers:
                 spy = _SaverSpy(saver, allow_rechunk and can_rechunk, self.helper_threads)
                 self.post_office.register_spy(spy, topic=data_type)

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from operator import attrgetter
 from pathlib import Path
@@ -417,11 +417,6 @@ def _write_whole(path: str, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _compress_lz4(data: np.ndarray) -> bytes:
-    # One frame: 1 % larger than strax's, for raw records
-    return lz4.frame.compress(data, compression_level=-5)
-
-
 def _compress_blosc(data: np.ndarray) -> bytes:
     if data.nbytes >= blosc.MAX_BUFFERSIZE:
         raise ValueError(
@@ -432,7 +427,11 @@ def _compress_blosc(data: np.ndarray) -> bytes:
     return blosc.compress(data, shuffle=blosc.NOSHUFFLE, cname="lz4", clevel=9)
 
 
-_COMPRESS = {"lz4": _compress_lz4, "blosc": _compress_blosc}
+_COMPRESS: dict[str, Callable[[np.ndarray], bytes]] = {
+    # One frame: 1 % larger than strax's, for raw records
+    "lz4": functools.partial(lz4.frame.compress, compression_level=-5),
+    "blosc": _compress_blosc,
+}
 
 
 class Rechunker(strax.Rechunker):

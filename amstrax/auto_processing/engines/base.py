@@ -1,5 +1,6 @@
 """Interface of all engines: jobs, their states, and their scripts."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -123,9 +124,11 @@ class Engine(ABC):
         """
         arrays: dict[tuple, list[Job]] = {}
         for job in jobs:
-            if job.index is not None and _is_ready(job):
-                key = (job.in_array(job.name), job.in_array(str(job.log)), job.memory, job.queue)
-                arrays.setdefault(key, []).append(job)
+            if job.index is not None:
+                with contextlib.suppress(JobRefused):
+                    check_files(job)
+                    name, log = job.in_array(job.name), job.in_array(str(job.log))
+                    arrays.setdefault((name, log, job.memory, job.queue), []).append(job)
         answers: dict[Job, str | JobRefused] = {}
         for members in arrays.values():
             if len(members) > 1:
@@ -199,14 +202,6 @@ def check_files(job: Job) -> None:
         raise JobRefused(f"the script {job.script} is missing or not executable")
     if not os.access(job.log.parent, os.W_OK | os.X_OK):
         raise JobRefused(f"the log folder {job.log.parent} is missing or not writable")
-
-
-def _is_ready(job: Job) -> bool:
-    try:
-        check_files(job)
-    except JobRefused:
-        return False
-    return True
 
 
 def write_script(path: Path, command: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -84,7 +84,6 @@ class HTCondorEngine(base.Engine):
             ) from None
 
     def _submit_array(self, jobs: Sequence[Job]) -> dict[Job, str]:
-        """Submit a cluster of jobs."""
         with contextlib.suppress(_Refused):
             return dict(zip(jobs, _call("submit_array", **_array(jobs)), strict=True))
         return {}
@@ -207,7 +206,6 @@ def _any_of(numbers: Iterable[str]) -> str:
 
 
 def _state(ad: dict[str, Any]) -> JobState:
-    """Return the state in a job's ad."""
     status = ad["JobStatus"]
     if status == _HELD:
         why = one_line(ad["HoldReason"] or "HTCondor gives no reason")

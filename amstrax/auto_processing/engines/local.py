@@ -147,7 +147,7 @@ class LocalEngine(base.Engine):
                 "cancel it there"
             )
         folder = self._jobs / number
-        if _signal_runner(folder, signal.SIGTERM):
+        if _end_runner(folder):
             return
         # Without its runner, this process has to wait for its end
         started = _pid(folder / "started.json")
@@ -245,7 +245,6 @@ def _start_runner(folder: Path, descriptors: list[int], log: int) -> None:
 
 
 def _state(folder: Path) -> JobState:
-    """Return the state of the job in a folder."""
     # Checked before its files are read, since these are written before the lock is released
     alive = _is_locked(folder / "lock")
     end = _read(folder / "exit.json")
@@ -287,36 +286,30 @@ def _ended(end: dict[str, Any]) -> JobState:
     return state._replace(reason=state.reason + memory)
 
 
-def _signal_runner(folder: Path, number: int) -> bool:
-    """Send a signal to the runner of a job; return False if it has ended."""
+def _end_runner(folder: Path) -> bool:
+    """Send SIGTERM to the runner of a job; return False if it has ended."""
     pid = _pid(folder / "runner.json")
     if pid is None:
         return False
-    try:
+    with contextlib.suppress(ProcessLookupError):
         descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return False
-    try:
-        # If its lock is held now, this process is the runner, not a later one of the same id
-        if not _is_locked(folder / "runner"):
-            return False
-        signal.pidfd_send_signal(descriptor, number)
-        return True
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(descriptor)
+        try:
+            # If its lock is held now, this process is the runner, not a later one of the same id
+            if _is_locked(folder / "runner"):
+                signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+                return True
+        finally:
+            os.close(descriptor)
+    return False
 
 
 def _is_locked(path: Path) -> bool:
     """Return whether a process holds the lock on a file."""
-    try:
-        with path.open("rb") as file:
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
+        except BlockingIOError:
+            return True
     return False
 
 

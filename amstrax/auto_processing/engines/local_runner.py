@@ -44,7 +44,8 @@ class Runner:
     def run(self) -> None:
         """Wait, run the job, and record how it ended."""
         signal.signal(signal.SIGTERM, self.on_cancel)
-        signal.signal(signal.SIGALRM, self.on_too_late)
+        # For a job that has not ended in time
+        signal.signal(signal.SIGALRM, lambda *_: self.signal_job(signal.SIGKILL))
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             self.wait_for_turn()
@@ -64,10 +65,6 @@ class Runner:
         elif self.waits:
             self.waits = False
             raise Cancelled
-
-    def on_too_late(self, *_signal: object) -> None:
-        """Kill a job that has not ended in time."""
-        self.signal_job(signal.SIGKILL)
 
     def signal_job(self, number: int) -> None:
         """Send a signal to all processes of the job."""

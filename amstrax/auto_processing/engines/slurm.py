@@ -246,7 +246,6 @@ def _squeue(*options: str) -> list[dict[str, str]]:
 
 
 def _alive(state: str, reason: str) -> JobState:
-    """Return the state of a job that has not ended."""
     ours = _ALIVE[state]
     if ours == base.PENDING and reason in _HELD:
         ours = base.HELD
