@@ -112,7 +112,13 @@ def _draw_spectrum(
 def plot_light_map(
     maps: Mapping[str, LightMap], figure: Figure | None = None, empty: str = "no maps"
 ) -> Figure:
-    """Draw maps of light, by name, and the relative statistical error of each bin; a row a map."""
+    """Draw maps of light, and the relative statistical error of each bin; a row a map.
+
+    Parameters
+    ----------
+    maps
+        Name -> map, as of `amstrax.calibration.maps`.
+    """
     if figure is None:
         figure = style.new_figure((9, 3.8 * max(len(maps), 1)))
     rows = figure.subplots(max(len(maps), 1), 2, squeeze=False)
@@ -140,9 +146,14 @@ def plot_single_electrons(
     axes: Axes | None = None,
     empty: str = "no small peaks",
 ) -> Figure:
-    """Draw the spectrum of small peaks, the fit if any, and its parts of 1, 2, ... electrons.
+    """Draw the spectrum of small peaks, the fit, and its parts of 1, 2, ... electrons.
 
-    `area` is that of single_electrons [PE], shape (n,).
+    Parameters
+    ----------
+    area
+        Areas of single_electrons [PE], shape (n,).
+    fit
+        Fit to them; None: draw areas only.
     """
     axes = style.new_axes() if axes is None else axes
     axes.set(xlabel="Area [PE]", ylabel="Peaks per bin")

@@ -25,9 +25,14 @@ def plot_rates(
     styles: Mapping[str, str] | None = None,
     empty: str = "no data",
 ) -> Figure:
-    """Draw rates, as of `amstrax.analyses.quantities.rates`, with standard errors as bands.
+    """Draw rates against time, with standard errors as bands.
 
-    `colors` and `styles` are of lines, by name; other names get one each.
+    Parameters
+    ----------
+    series
+        Name -> rates, as of `amstrax.analyses.quantities.rates`.
+    colors, styles
+        Of lines, by name; other names get one each.
     """
     axes = style.new_axes((9, 4)) if axes is None else axes
     axes.set(xlabel="Time since the start of the run [s]", ylabel="Rate [Hz]")
@@ -61,8 +66,12 @@ def plot_comparison(
 ) -> Figure:
     """Draw histograms of several runs over each other, a panel a quantity.
 
-    Of each panel `panels` has its label, name of the run -> histogram, and whether the scale is
-    logarithmic; `ylabel` is the unit of the histograms.
+    Parameters
+    ----------
+    panels
+        Of each panel its label, name of the run -> histogram, and whether the scale is logarithmic.
+    ylabel
+        Unit of the histograms.
     """
     figure, all_axes = style.panels_of(figure, len(panels))
     handles: list = []

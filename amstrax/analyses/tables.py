@@ -48,6 +48,8 @@ def livetime(
 
     Parameters
     ----------
+    run_id
+        Name of the run, or several.
     silence
         Gaps between the records of two chunks, before the first and after the last, count as dead
         if they are longer than this [s], as of a digitizer that began late; None: they do not.
@@ -114,6 +116,8 @@ def cut_flow(
 
     Parameters
     ----------
+    run_id
+        Name of the run, or several.
     cuts
         Columns of ``event_cuts``, or data types of own cuts, in the order of the flow; None: those
         of ``event_cuts``.
@@ -174,8 +178,14 @@ def trends(
 ) -> pd.DataFrame:
     """Return the rows of `amstrax trends` that the run database has, as of `trends_table`.
 
-    They are those of all runs unless some are named, and of the detector of the context unless
-    another is. Raises RunDatabaseError if the run database cannot be read.
+    Raises RunDatabaseError if the run database cannot be read.
+
+    Parameters
+    ----------
+    run_ids
+        Names of runs; None: all.
+    detector
+        Detector of the runs; None: that of the context.
     """
     return trends_table(_rows_of_trends(context, run_ids, detector))
 
@@ -227,8 +237,14 @@ def plot_trends(
     Raises InvalidOption (a ValueError) for an unknown quantity, and RunDatabaseError if the run
     database cannot be read.
 
-    `run_ids` and `detector` are those of ``st.trends``, `quantities` as ``"s1_rate"``,
-    ``"baseline"`` (all channels) or ``"baseline_0"``; None: all that exist.
+    Parameters
+    ----------
+    run_ids, detector
+        As of ``st.trends``.
+    quantities
+        As ``"s1_rate"``, ``"baseline"`` (all channels) or ``"baseline_0"``; None: all that exist.
+    figure
+        Draw into this figure; None: into a new one.
     """
     wanted = None if quantities is None else strax.to_str_tuple(quantities)
     check_names(wanted or ())

@@ -88,9 +88,14 @@ def plot_records(
     start: int | None = None,
     empty: str = "no records",
 ) -> Figure:
-    """Draw records, of which a few hundred can be told apart, against time, a colour a channel.
+    """Draw records against time, a colour a channel.
 
-    `records` have shape (n,); `start` counts as 0 [ns since unix epoch], None: the first record.
+    Parameters
+    ----------
+    records
+        As of the data type records, shape (n,): a few hundred at most can be told apart.
+    start
+        Time that counts as 0 [ns since unix epoch]; None: that of the first record.
     """
     axes = style.new_axes((9, 4)) if axes is None else axes
     start, (unit, name) = start_and_unit(records, start)

@@ -93,8 +93,14 @@ def peak_source(peaks: np.ndarray, start: int = 0, most: int = MOST, unit: str =
     ``rise_time`` [ns], ``n_channels``, ``type``, ``type_name`` and ``color`` (RGBA, a byte each),
     its ``tags`` ``[{"shown": rows, "of": n, "unit": unit}]``.
 
-    `peaks` are as of peak_basics, shape (n,), `start` is that of the run [ns since unix epoch]. Of
-    more than `most` peaks the source has a random subset, the same each time.
+    Parameters
+    ----------
+    peaks
+        As of peak_basics, shape (n,).
+    start
+        Start of the run [ns since unix epoch].
+    most
+        Most rows; of more peaks a random subset, the same each time.
     """
     rows = random_subset(len(peaks), most)
     peaks_shown = peaks[rows]
@@ -187,10 +193,20 @@ def scatter(
     hover: Sequence[str] = (),
     **options: Any,
 ) -> Any:
-    """Return a scatter plot of two columns of a source, as of `event_source` or `peak_source`.
+    """Return a scatter plot of two columns of a source.
 
-    The number of rows of a random subset is added to the title. Logarithmic scales, of x and y,
-    show only values above 0; columns of `hover` are shown under the mouse, besides x and y.
+    Parameters
+    ----------
+    source
+        As of `event_source` or `peak_source`.
+    x, y
+        Columns.
+    title
+        The figure adds the number of rows of a random subset.
+    log
+        Logarithmic scales, of x and y, which show only values above 0.
+    hover
+        Columns that are shown under the mouse, besides x and y.
     """
     figure = _bokeh.new_figure(
         _counted_title(title, source), _label(x, source), _label(y, source), log, **options
@@ -262,9 +278,18 @@ def density(
 ) -> Any:
     """Return a histogram in two dimensions as an image, of any number of rows.
 
-    Points of a random subset can be put above it, as ``figure.scatter(..., source=source)``. `x`
-    and `y` have shape (n,); values that are not finite, or not above 0 on a logarithmic scale
-    (`log`, of x and y), are left out.
+    Points of a random subset can be put above it, as ``figure.scatter(..., source=source)``.
+
+    Parameters
+    ----------
+    x, y
+        Shape (n,). Values that are not finite, or not above 0 on a logarithmic scale, are left out.
+    n_bins
+        Number of bins in each direction.
+    log
+        Logarithmic scales, of x and y.
+    labels
+        Of the axes.
     """
     models = _bokeh.bokeh().models
     counts = histogram_2d(x, y, n_bins, log=log)
@@ -309,8 +334,16 @@ def value_histogram(
 
     Parameters
     ----------
+    source
+        As of `event_source`, `peak_source` or `led_source`.
+    column
+        Column to count.
     label
         Of the axis; None: that of the column.
+    n_bins
+        Number of bins.
+    log_x, log_y
+        Logarithmic scales.
     linked
         Show the selected rows as a second histogram, and select a range with the tool x-box
         select. The browser compiles JavaScript for this: its content security policy has to allow
@@ -463,8 +496,14 @@ def rates(
 ) -> Any:
     """Return rates against time, with standard errors as bands; a click in the legend hides one.
 
-    `series` maps names to rates, as of `amstrax.analyses.quantities.rates`, which `log` draws
-    without empty bins. Names without `colors` have that of their type of peak, or one each.
+    Parameters
+    ----------
+    series
+        Name -> rates, as of `amstrax.analyses.quantities.rates`.
+    log
+        Rates on a logarithmic scale, without empty bins.
+    colors
+        Of lines, by name; others have the color of their type of peak, or one each.
     """
     figure = _bokeh.new_figure(
         title,
@@ -514,8 +553,12 @@ def comparison(
 ) -> list[Any]:
     """Return columns of two figures each: histograms of several runs, and ratios to the first run.
 
-    Of each panel `panels` has its label, name of the run -> histogram, and whether the scale is
-    logarithmic; `y_label` is the unit of the histograms.
+    Parameters
+    ----------
+    panels
+        Of each its label, name of the run -> histogram, and whether the scale is logarithmic.
+    y_label
+        Unit of the histograms.
     """
     layouts, models = _bokeh.bokeh().layouts, _bokeh.bokeh().models
     result = []

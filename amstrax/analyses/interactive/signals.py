@@ -43,6 +43,8 @@ def waveforms(
         Types of the peaks, the column ``type`` of peak_basics; None: that of `peaks`.
     start
         Time that counts as 0 [ns since unix epoch]; None: that of the first peak.
+    log
+        Light on a logarithmic scale.
     unit
         Unit of time [ns] and its name; None: a suitable one.
     """
@@ -136,8 +138,16 @@ def waveform_display(
 ) -> Any:
     """Return peaks above the records of the same time, a Bokeh layout; both move together.
 
-    The largest peaks (None for a detector without) and the first records are shown, `show_most` of
-    each. `start` counts as 0 [ns since unix epoch]; `width` is that of the layout [pixels].
+    Parameters
+    ----------
+    records, peaks
+        As of these data types; peaks None for a detector without.
+    start
+        Time that counts as 0 [ns since unix epoch].
+    show_most
+        Show the largest so many peaks, and the first so many records.
+    width
+        Width of the layout [pixels].
     """
     both = [rows for rows in (records, peaks) if rows is not None and len(rows)]
     span = max((int(strax.endtime(rows).max()) - start for rows in both), default=0)
