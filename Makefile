@@ -103,8 +103,8 @@ $(JUPYTER)/.installed: $(STAMP)
 
 # Compiled test files are kept whatever the environment says, else each worker compiles all of them
 .PHONY: test
-test: dev ## run the tests with four workers, most of which wait; options for pytest in ARGS="..."
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist worksteal $(ARGS)
+test: dev ## run the tests with five workers, most of which wait; options for pytest in ARGS="..."
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 5 --dist worksteal $(ARGS)
 
 # Kernels with checks of all indices are not to be cached as, or taken from, those without; with few
 # optimizations they compile faster
