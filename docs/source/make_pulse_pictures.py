@@ -142,12 +142,8 @@ def simulated(folder: Path) -> Run:
     deposits, photons, electrons = placed(rng)
     every = make_light(rng, deposits, photons, electrons)
     at = np.arange(N_ALONE) * 20_000.0 + 50_000 + deposits.time[-1] + STEP
-    every = light.join(
-        every,
-        light.Light.single(
-            at, np.arange(N_ALONE) % len(XAMS.tpc_channels), light.Origin.DARK_COUNT
-        ),
-    )
+    channels = np.arange(N_ALONE) % len(XAMS.tpc_channels)
+    every = light.join(every, light.Light.of(light.Origin.DARK_COUNT, at, channels))
     in_pmts = np.flatnonzero(light.is_pmt(XAMS)[every.channel])
     every = light.Light(*(column[in_pmts] for column in every))
     signals = sensors.charges(rng, every, XAMS)
