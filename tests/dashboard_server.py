@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from fork_server import import_environment
 from make_jobs import LED, NAI, SHORT, add_run
 from make_runs import RUN_ID
 
@@ -35,18 +36,20 @@ class Lab:
     ----------
     folder
         For all of it.
+    python
+        What dashboards, and jobs before them, run with.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, python: str | Path = sys.executable):
+        self.folder, self.python = folder, python
         self.live, self.out = folder / "live", folder / "out"
         self.logs, self.jobs = folder / "logs", folder / "jobs"
         for path in (self.live, self.out, self.logs):
             path.mkdir(exist_ok=True)
         self.store = folder / "database" / "rundb.sqlite"
         self.runs = LocalClient(self.store)["run"]["runs_gas"]
-        kept = ("PATH", "HOME", "LANG", "NUMBA_CACHE_DIR", "PYTHONPATH", "VIRTUAL_ENV")
-        self.environment = {name: os.environ[name] for name in kept if name in os.environ} | {
+        self.environment = import_environment(dict(os.environ)) | {
+            "PATH": os.environ["PATH"],
             "AMSTRAX_CONFIG": os.devnull,
             "AMSTRAX_RUNDB_PATH": str(self.store),
             "AMSTRAX_LOCAL_FOLDER": str(folder / "local"),
@@ -92,7 +95,7 @@ class Lab:
         """Process a run, as a job does, and say so in its document."""
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "amstrax.auto_processing.process_run", run_id),
+                *(self.python, "-m", "amstrax.auto_processing.process_run", run_id),
                 *(f"--context={context}", f"--output_folder={self.out}", "--no-progress"),
                 *(f"--live_data_dir={self.live}", "--target", *targets),
             ],
@@ -123,7 +126,7 @@ class Server:
         self._file = self.log.open("wb")
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "amstrax.commands.dashboard", "--port=0", "--refresh=1"),
+                *(lab.python, "-m", "amstrax.commands.dashboard", "--port=0", "--refresh=1"),
                 *(f"--output_folder={lab.out}", f"--live_data_dir={lab.live}"),
                 *(f"--job_folder={lab.jobs}", f"--log_folder={lab.logs}", *options),
             ],

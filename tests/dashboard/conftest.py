@@ -18,7 +18,7 @@ from needs import CHROMIUM, need_all
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory, live_runs):
+def lab(tmp_path_factory, live_runs, served_scripts):
     """A lab with many runs, of which two are processed, and one can be.
 
     It is processed once for all workers, and then each has one of its own.
@@ -26,7 +26,7 @@ def lab(tmp_path_factory, live_runs):
     need_all("chromium", "playwright")
 
     def make(folder):
-        lab = Lab(folder)
+        lab = Lab(folder, served_scripts / "python")
         lab.add_documents()
         lab.add_simulated(live_runs, SHORT, LED)
         # The same live data once more, not processed yet
@@ -39,7 +39,7 @@ def lab(tmp_path_factory, live_runs):
     folder = tmp_path_factory.mktemp("lab")
     made = made_once(tmp_path_factory, "lab", make)
     shutil.copytree(made, folder, dirs_exist_ok=True)
-    lab = Lab(folder)
+    lab = Lab(folder, served_scripts / "python")
     # Its documents say where its data is
     for name in (SHORT, LED):
         data = lab.runs.find_one({"name": name})["data"]

@@ -14,9 +14,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(tmp_path_factory, served_scripts):
     """A lab with documents alone, users, and a certificate."""
-    lab = Lab(tmp_path_factory.mktemp("lab"))
+    lab = Lab(tmp_path_factory.mktemp("lab"), served_scripts / "python")
     lab.add_documents(3)
     add_users(lab)
     lab.certificate = make_certificate(lab.folder)
