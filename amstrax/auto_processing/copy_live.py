@@ -105,8 +105,7 @@ def _run(args: argparse.Namespace, stop: Stop) -> None:
             log.info("%s", tally.describe(args.production))
         if tally.problems and not args.loop:
             stop.check()
-            n = tally.copies + tally.problems
-            raise CopyFailed(f"{tally.problems} of {n} copies could not be made, see above")
+            raise CopyFailed(f"{tally.problems} of {tally.all} copies could not be made, see above")
 
     base.repeat(one_round, args, stop, log)
 

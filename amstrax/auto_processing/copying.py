@@ -629,6 +629,11 @@ class Copies:
     problems: int = 0
     runs: set[str] = field(default_factory=set)
 
+    @property
+    def all(self) -> int:
+        """Number of attempted copies."""
+        return self.copies + self.problems
+
     def add(self, other: "Copies") -> None:
         """Add the copies of other runs."""
         self.copies += other.copies
