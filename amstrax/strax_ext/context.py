@@ -138,11 +138,14 @@ def _serialised(name: str) -> Callable:
 def _checking_data_type(name: str) -> Callable:
     """Return strax's method of that name, whose first argument is checked to be a data type."""
 
+    signature = inspect.signature(getattr(strax.Context, name))
+
     @functools.wraps(getattr(strax.Context, name))
-    def method(self: "Context", data_type: str, *args: Any, **kwargs: Any) -> Any:
+    def method(self: "Context", *args: Any, **kwargs: Any) -> Any:
         snapshot = self._snapshot()
+        _, data_type, *_ = signature.bind(self, *args, **kwargs).arguments.values()
         _check_data_types(data_type, snapshot._plugin_class_registry)
-        return getattr(super(Context, snapshot), name)(data_type, *args, **kwargs)
+        return getattr(super(Context, snapshot), name)(*args, **kwargs)
 
     method.__doc__ = f"Return what strax's ``{name}`` does, for a data type of this context."
     return method

@@ -1,5 +1,6 @@
 """Mistakes of a first day: one line with similar names, of the types that strax raises."""
 
+import inspect
 import logging
 
 import numpy as np
@@ -80,6 +81,7 @@ def selected(selection):
         (lambda st: st.get_save_when("peeks"), KeyError, "did you mean peaks"),
         (lambda st: st.get_dependencies("peeks"), KeyError, "did you mean peaks"),
         (lambda st: st.get_dependency_plugins("peeks", RUN_ID), KeyError, "did you mean peaks"),
+        (lambda st: st.get_save_when(target="peeks"), KeyError, "did you mean peaks"),
         (lambda st: st.plot_peeks(RUN_ID), AttributeError, "did you mean plot_peaks"),
         (lambda st: st.get_aray(RUN_ID, "peaks"), AttributeError, "did you mean get_array"),
         (lambda st: st.set_context_config({"allow_lzy": 1}), TypeError, "did you mean allow_lazy"),
@@ -96,6 +98,17 @@ def test_mistakes(st, ask, errors, text):
         assert isinstance(info.value, error)
     assert "\n" not in str(info.value)
     assert len(str(info.value)) <= 200
+
+
+def test_methods_take_the_keywords_of_strax():
+    for name, method in inspect.getmembers(context_module.Context, inspect.isfunction):
+        of_strax = getattr(strax.Context, name, None)
+        if of_strax is None or of_strax is method or name.startswith("_"):
+            continue
+        own = inspect.signature(method, follow_wrapped=False)
+        kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        expected = inspect.signature(of_strax).parameters.values()
+        own.bind(**{each.name: None for each in expected if each.kind not in kinds})
 
 
 def test_unknown_options_are_named_once(st, caplog):
