@@ -231,7 +231,7 @@ class EventBasics(CorrectedPlugin):
         )
         chosen = kernels.choose_peaks(peaks, first, selection)
         # s2_x, s2_y, alt_s2_x and alt_s2_y stay NaN: EventPositions has them
-        copied = [name for name in peaks.dtype.names or () if name not in "xy"]
+        copied = [name for name in peaks.dtype.names or () if name not in ("x", "y")]
         kernels.copy_properties(peaks, chosen, result, copied)
         for column, prefix in enumerate(kernels.PREFIXES):
             result[f"{prefix}index"] = kernels.index_in_event(chosen[:, column], first)
