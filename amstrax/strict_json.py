@@ -8,7 +8,7 @@ import os
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,23 +121,15 @@ def load_object(path: str | Path, error: type[AmstraxError]) -> dict[str, Any]:
 def write_text(path: Path, text: str | Iterable[str], mode: int = 0o666) -> None:
     """Write text or lines to a file in an existing folder, with permissions `mode` less the umask.
 
-    The file is replaced atomically and synced to disk: a kill or a power cut leaves either the old
-    or the new one. An OSError names the file, not the temporary one.
+    The file is replaced as by `replacing` and synced to disk: a kill or a power cut leaves either
+    the old or the new one.
     """
-    new = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex}")
-    try:
+    with replacing(path) as new:
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with open(descriptor, "w", encoding="utf-8") as file:
             file.writelines([text] if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(new, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
     # Not all file systems can sync a folder
     with contextlib.suppress(OSError):
         descriptor = os.open(path.parent, os.O_RDONLY)
@@ -145,6 +137,24 @@ def write_text(path: Path, text: str | Iterable[str], mode: int = 0o666) -> None
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a new file beside `path`, which it replaces at the end, atomically.
+
+    After an error the new file is removed. An OSError names `path`, not the new file.
+    """
+    new = path.with_name(f".{path.stem[:150]}.{uuid.uuid4().hex}{path.suffix[:50]}")
+    try:
+        yield new
+        os.replace(new, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(new)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 def place_of(path: str | Path) -> str:

@@ -177,7 +177,7 @@ def run_strax_tool(
     work: Callable[[Stop], str | None],
     what: str,
     folder: object,
-    option: str = "--output",
+    option: str,
 ) -> int:
     """Do the work of a command that runs strax as `base.run_tool`; log output of strax as DEBUG."""
     around = functools.partial(_output_to_log, logger)

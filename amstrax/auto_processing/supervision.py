@@ -279,7 +279,9 @@ def main(argv: Sequence[str]) -> int:
         from amstrax.auto_processing import job  # imports strax, which the parent does not
 
         child = _Child(connection, task, tool)
-        return job.run_strax_tool(task.args, tool.log, child.run, "the list of runs", "its folder")
+        return job.run_strax_tool(
+            task.args, tool.log, child.run, "the list of runs", "its folder", "--output_folder"
+        )
 
 
 if __name__ == "__main__":

@@ -627,7 +627,7 @@ def run_tool(
     work: Callable[[Stop], str | None],
     what: str,
     folder: object,
-    option: str = "--output",
+    option: str,
     log_name: str | None = None,
     around: Callable[[Stop], contextlib.AbstractContextManager] = contextlib.nullcontext,
 ) -> int:
@@ -650,6 +650,7 @@ def run_tool(
             with _while_read():
                 print(text)
     except Exception as error:
+        option = _option_of(args, getattr(error, "filename", None)) or option
         message = stop.message() if stop.reason else describe_failure(error, what, folder, option)
         logger.error("%s", message, exc_info=args.debug)
         return 2 if isinstance(error, UsageError) else 1
@@ -778,12 +779,20 @@ def size(n_bytes: float | None) -> str:
 def save_figure(figure: Any, path: Path, **options: Any) -> None:
     """Save a matplotlib figure, atomically; make its folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".new_{path.name}")
-    try:
+    with strict_json.replacing(path) as new:
         figure.savefig(new, **options)
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
+
+
+def _option_of(args: argparse.Namespace, place: object) -> str | None:
+    """Return the option with the path of a file, or of a folder above or below it."""
+    if not isinstance(place, str):
+        return None
+    file = Path(place).absolute()
+    values = [(name, v if isinstance(v, list) else [v]) for name, v in vars(args).items()]
+    given = [(name, x.absolute()) for name, v in values for x in v if isinstance(x, Path)]
+    found = [name for name, path in given if file.is_relative_to(path)]
+    found += [name for name, path in given if path.is_relative_to(file)]
+    return f"--{found[0]}" if found else None
 
 
 def describe_failure(error: Exception, what: str, folder: object, option: str) -> str:
@@ -808,8 +817,8 @@ def describe_failure(error: Exception, what: str, folder: object, option: str) -
     if error.errno == errno.EFBIG:
         return f"{what}: a file in {where} is too large for the limit set (ulimit -f)"
     return (
-        f"{what}: {where}: {error.strerror or error}. Check its permissions, or name another "
-        f"folder with {option}"
+        f"{what}: {where}: {error.strerror or error}. Check its permissions, or set another "
+        f"{option}"
     )
 
 

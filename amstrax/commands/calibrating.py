@@ -207,7 +207,9 @@ def main_of(
         from amstrax.auto_processing import job
 
         folder = args.output_folder or "the output folder"
-        return job.run_strax_tool(args, log, lambda stop: work(args, stop), what, folder)
+        return job.run_strax_tool(
+            args, log, lambda stop: work(args, stop), what, folder, "--output_folder"
+        )
 
     return main
 

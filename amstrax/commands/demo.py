@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
     from amstrax.auto_processing import job
 
     return job.run_strax_tool(
-        args, log, lambda stop: demonstrate(args, stop), "the demo", args.output
+        args, log, lambda stop: demonstrate(args, stop), "the demo", args.output, "--output"
     )
 
 

@@ -74,12 +74,16 @@ def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
         lines.append(f"no diffusion: {error}")
     results = [result for result in found if result is not None]
     values = {result.name: result.value for result in reversed(results)}
-    if any(path.name.startswith(OPTIONS[2]) for path in args.write):
-        _check_longest(max_length, velocity.value, cathode.edge)
+
+    def value_of(entry: calibrating.NewEntry) -> float:
+        if entry.option == "electron_drift_velocity":
+            _check_longest(max_length, velocity.value, cathode.edge)
+        return values[entry.option]
+
     return calibrating.Measured(
         results,
         lambda: analyses.calibration_plots.plot_drift(events, gate, cathode, diffusion),
-        lambda entry: values[entry.option],
+        value_of,
         lines,
     )
 

@@ -21,7 +21,6 @@ import contextlib
 import json
 import logging
 import math
-import os
 import re
 import sys
 from abc import ABC, abstractmethod
@@ -31,6 +30,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from amstrax import strict_json
 from amstrax.auto_processing import amstraxer
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.commands import base
@@ -131,7 +131,9 @@ def main(args: argparse.Namespace) -> int:
     processing = base.filled(ProcessingOptions, args, targets=targets)
     options = base.filled(ExportOptions, args, processing=processing)
     folder = args.output or "the current folder"
-    return job.run_strax_tool(args, log, lambda stop: export(options, stop), "the export", folder)
+    return job.run_strax_tool(
+        args, log, lambda stop: export(options, stop), "the export", folder, "--output"
+    )
 
 
 @dataclass(frozen=True)
@@ -358,10 +360,8 @@ def export(options: ExportOptions, stop: Stop) -> str:
         if file.exists() and not options.force:
             raise UsageError(f"{file} exists: replace it with --force, or name another --output")
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".new_{os.getpid()}_{path.name}")
-    new_sidecar = new.with_name(f"{new.name}.json")
     n = 0
-    try:
+    with strict_json.replacing(path) as new:
         with contextlib.closing(form(new, content)) as writer:
             for run_id in options.run_ids:
                 n_before = n
@@ -373,12 +373,7 @@ def export(options: ExportOptions, stop: Stop) -> str:
                     n += len(rows)
                 log.info("run %s: %d rows", run_id, n - n_before)
         if sidecar is not None:
-            new_sidecar.write_text(content.as_json() + "\n", encoding="utf-8")
-            os.replace(new_sidecar, sidecar)
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
-        new_sidecar.unlink(missing_ok=True)
+            strict_json.write_text(sidecar, content.as_json() + "\n")
     return f"{path}: {n} rows of {', '.join(content.targets)}, {len(content.columns)} columns"
 
 

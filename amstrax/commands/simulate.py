@@ -178,7 +178,7 @@ def main(args: argparse.Namespace) -> int:
     from amstrax.auto_processing import job
 
     return job.run_strax_tool(
-        args, log, lambda stop: _work(args, stop), "the simulation", args.output
+        args, log, lambda stop: _work(args, stop), "the simulation", args.output, "--output"
     )
 
 

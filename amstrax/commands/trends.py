@@ -2,14 +2,13 @@
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from amstrax import analyses
+from amstrax import analyses, strict_json
 from amstrax.auto_processing import amstraxer
 from amstrax.auto_processing import trends as measuring
 from amstrax.auto_processing.amstraxer import ProcessingOptions
@@ -93,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
     folder = args.output_folder or "the output folder"
     flagged: list[str] = []
     status = job.run_strax_tool(
-        args, log, lambda stop: work(args, flagged, stop), "the trends", folder
+        args, log, lambda stop: work(args, flagged, stop), "the trends", folder, "--output_folder"
     )
     # A list of flagged runs that was asked for is a success
     return status or int(bool(flagged) and not (args.flagged or args.stored))
@@ -187,18 +186,15 @@ def write_table(table: "pd.DataFrame", path: Path) -> None:
     Raises NotAvailable without the package for Parquet.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".new_{path.name}")
     write: Callable[..., Any] = table.to_csv if path.suffix == ".csv" else table.to_parquet
     try:
-        write(new, index=False)
-        os.replace(new, path)
+        with strict_json.replacing(path) as new:
+            write(new, index=False)
     except ImportError as error:
         raise NotAvailable(
             f"{path}: Parquet needs the package pyarrow, which cannot be imported ({error}): pip "
             "install 'amstrax[export]'"
         ) from None
-    finally:
-        new.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -187,7 +187,7 @@ def main(args: argparse.Namespace) -> int:
     from amstrax.auto_processing import job
 
     return job.run_strax_tool(
-        args, log, lambda stop: _report(args, stop), "validation", args.output
+        args, log, lambda stop: _report(args, stop), "validation", args.output, "--output"
     )
 
 

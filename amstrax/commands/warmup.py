@@ -53,7 +53,12 @@ def main(args: argparse.Namespace) -> int:
     from amstrax.auto_processing import job
 
     return job.run_strax_tool(
-        args, log, lambda stop: warm_up(args.context, stop), "warmup", tempfile.gettempdir(), ""
+        args,
+        log,
+        lambda stop: warm_up(args.context, stop),
+        "warmup",
+        tempfile.gettempdir(),
+        "TMPDIR",
     )
 
 

@@ -332,7 +332,7 @@ def test_text(folder, capsys):
 
 
 def test_a_killed_export_leaves_no_file(folder):
-    """Its temporary file is hidden, and names the process and the file."""
+    """Its temporary file is hidden, and named after the file."""
     code = (
         "import os, signal, numpy; from amstrax.commands import export\n"
         "dtype = numpy.dtype('f4'); column = export.Column('x', dtype, (), '', '')\n"
@@ -348,7 +348,7 @@ def test_a_killed_export_leaves_no_file(folder):
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     (left,) = (path.name for path in folder.iterdir() if path.is_file())
-    assert re.fullmatch(r"\.new_\d+_file", left)
+    assert re.fullmatch(r"\.file\.[0-9a-f]{32}", left)
 
 
 def test_force():

@@ -1,0 +1,58 @@
+"""What commands share."""
+
+import argparse
+import errno
+import logging
+from pathlib import Path
+
+import pytest
+
+from amstrax import strict_json
+from amstrax.commands import base
+
+
+@pytest.mark.parametrize(
+    ("file", "option"),
+    [
+        ("plots/gains.png", "--plot"),
+        ("plots", "--plot"),  # a folder that cannot be made
+        ("corrections/gain_v1.json", "--write"),
+        ("processed/006724-events-abc/metadata.json", "--output_folder"),
+        ("elsewhere/file", "--log_folder"),
+        (None, "--log_folder"),
+    ],
+)
+def test_errors_of_files_name_the_option(tmp_path, monkeypatch, capsys, file, option):
+    monkeypatch.chdir(tmp_path)
+    args = argparse.Namespace(
+        run_ids=["006724"],
+        plot=Path("plots/gains.png"),
+        write=[Path("corrections/gain_v1.json")],
+        output_folder=tmp_path / "processed",
+        debug=False,
+    )
+
+    def fail(stop):
+        raise OSError(errno.EROFS, "Read-only file system", file and str(tmp_path / file))
+
+    log = logging.getLogger("amstrax.test")
+    assert base.run_tool(args, log, fail, "the gains", "the logs", "--log_folder") == 1
+    assert capsys.readouterr().err.endswith(f"or set another {option}\n")
+
+
+def test_a_file_is_replaced_whole_or_not(tmp_path):
+    path = tmp_path / "result.txt"
+    path.write_text("old")
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        strict_json.replacing(path) as new,
+    ):
+        new.write_text("ne")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(path)
+    with pytest.raises(OSError, match="other"), strict_json.replacing(path):
+        raise OSError(errno.EACCES, "Permission denied", "other")
+    assert [x.read_text() for x in tmp_path.iterdir()] == ["old"]
+    with strict_json.replacing(path) as new:
+        new.write_text("new")
+    assert [x.read_text() for x in tmp_path.iterdir()] == ["new"]
