@@ -56,11 +56,11 @@ def made_once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Pa
 
 def store_apart(st, folder: Path) -> None:
     """Let a context read its folders, which workers share, and store what it makes in `folder`."""
-    import strax
+    from amstrax.strax_ext.storage import DataDirectory
 
     for frontend in st.storage:
         frontend.readonly = True
-    st.storage.append(strax.DataDirectory(str(folder)))
+    st.storage.append(DataDirectory(str(folder)))
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from amstrax.analyses._figure import NotebookFigure
 from amstrax.dashboard import figures
 from amstrax.exceptions import CorrectionNotFound, InvalidOption, NoSuchDataType
 from amstrax.strax_ext import context as of_strax
+from amstrax.strax_ext.storage import DataDirectory
 
 BASELINES = Path(__file__).with_name("baseline_images")
 #: Root mean square of differences of 8-bit colours. Text is left out, so that fonts do not matter.
@@ -350,7 +351,7 @@ def without_gains(analysed, tmp_path_factory):  # noqa: F811
     st = analysed["xams"].new_context(config={"gain_to_pe_array": None})
     st.storage = [
         *st.storage,
-        strax.DataDirectory(str(tmp_path_factory.mktemp("without_gains"))),
+        DataDirectory(str(tmp_path_factory.mktemp("without_gains"))),
     ]
     st.storage[0].readonly = True
     for target in ("peaks", "event_info", "event_waveform", "event_area_per_channel"):
@@ -415,7 +416,7 @@ def test_rates_are_over_the_time_of_the_run(analysed, tmp_path, documented):  # 
     """Chunks are 5.5 s long, and the run 4.4 s: an event each 110 ms."""
     st = analysed["xams"].new_context()
     if documented:
-        st.storage = [*st.storage, strax.DataDirectory(str(tmp_path), provide_run_metadata=True)]
+        st.storage = [*st.storage, DataDirectory(str(tmp_path), provide_run_metadata=True)]
         begin = datetime.datetime(2024, 1, 2, 3, 4, 5, 800_000)
         assert int(begin.replace(tzinfo=datetime.UTC).timestamp()) == START
         end = begin + datetime.timedelta(seconds=4.4)
@@ -444,7 +445,7 @@ def test_rates_are_over_the_time_of_the_run(analysed, tmp_path, documented):  # 
 
 def test_a_run_document_that_ends_before_the_data(analysed, tmp_path):  # noqa: F811
     st = analysed["xams"].new_context()
-    st.storage = [*st.storage, strax.DataDirectory(str(tmp_path), provide_run_metadata=True)]
+    st.storage = [*st.storage, DataDirectory(str(tmp_path), provide_run_metadata=True)]
     begin = datetime.datetime(2024, 1, 2, 3, 4, 5)
     document = {"name": RUN_ID, "start": begin, "end": begin + datetime.timedelta(seconds=1)}
     st.storage[-1].write_run_metadata(RUN_ID, document)

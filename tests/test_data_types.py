@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import strax
 from make_runs import RAW_DTYPE, RELEASED, RUN_ID, context, load, pulses, write_run
 
 from amstrax.processing.compiled import sort_by_time
+from amstrax.strax_ext.storage import DataDirectory
 
 #: Channels with data in each context: XAMSL's chain takes one digitizer
 CHANNELS = {"xams": range(7), "xams_led": range(5), "xams_little": (0, 1)}
@@ -48,7 +48,7 @@ def test_all_types_with_one_and_two_workers(tmp_path, name, release, online_conf
     for workers in (1, 2):
         options = online_config if name == "xams" else {}
         st = context(tmp_path, name, release=release, **options)
-        st.storage = [strax.DataDirectory(str(tmp_path / f"out{workers}"))]
+        st.storage = [DataDirectory(str(tmp_path / f"out{workers}"))]
         results.append(make_all(st, workers))
     one, two = results
     must_have_rows = {

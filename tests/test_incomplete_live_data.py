@@ -20,6 +20,7 @@ from amstrax.exceptions import LiveDataCorrupted, LiveDataIncomplete, LiveDataTi
 from amstrax.rundb import documents
 from amstrax.rundb.frontend import new_entry
 from amstrax.rundoc import MISSING_LIVE_DATA
+from amstrax.strax_ext.storage import DataDirectory
 
 REAL = "999999"
 RAW = "raw_records_v1730"
@@ -56,7 +57,7 @@ def process(real, shared, tmp_path, capsys):
             ]
         )
         text = capsys.readouterr().err
-        st = contexts.xams_little(storage=[strax.DataDirectory(str(tmp_path / out))])
+        st = contexts.xams_little(storage=[DataDirectory(str(tmp_path / out))])
         n = len(st.get_array(REAL, RAW, progress_bar=False)) if st.is_stored(REAL, RAW) else None
         return status, text, n
 

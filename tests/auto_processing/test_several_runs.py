@@ -71,6 +71,12 @@ def engine(monkeypatch):
 
 
 @pytest.fixture
+def forked(served_scripts, monkeypatch):
+    """Let the process that works for this one fork from the server."""
+    monkeypatch.setattr(sys, "executable", str(served_scripts / "python"))
+
+
+@pytest.fixture
 def submit(runs, engine, tmp_path):
     """Submit groups of runs as jobs that make raw records."""
 
@@ -120,6 +126,7 @@ def is_waiting(log: Path, runs, run_id):
 # ---------------------------------------------------------------------------------- one command
 
 
+@pytest.mark.usefixtures("forked")
 def test_each_run_is_processed_by_itself(runs, live, make_runs, live_runs, tmp_path, capfd):
     """Good ones, one whose live data is damaged, one that is not known, one that is taken."""
     good, damaged, busy, taken, last = make_runs(5)
@@ -164,6 +171,7 @@ def test_words_that_are_no_runs(runs, make_runs, capsys):
     assert statuses(runs, names) == ["pending"]
 
 
+@pytest.mark.usefixtures("forked")
 def test_all_left_to_others(runs, make_runs, tmp_path):
     names = make_runs(2)
     for name in names:
@@ -171,6 +179,7 @@ def test_all_left_to_others(runs, make_runs, tmp_path):
     assert process_run.main([*names, TARGET, f"--output_folder={tmp_path}", "--no-progress"]) == 75
 
 
+@pytest.mark.usefixtures("forked")
 def test_wrong_use_of_all(runs, make_runs, tmp_path):
     """As of one run."""
     assert process_run.main([*make_runs(2), "--target=nonsense", "--no-progress"]) == 2
@@ -213,6 +222,7 @@ def test_amstraxer_takes_several_runs(make_runs, live, tmp_path, start):
     assert made == {taken, others[1]}
 
 
+@pytest.mark.usefixtures("forked")
 def test_memory_does_not_grow(make_runs, tmp_path, capfd):
     names = make_runs(30)
     options = ["--target=peak_basics", f"--output_folder={tmp_path / 'out'}", "--no-progress"]
@@ -419,6 +429,7 @@ def test_one_run_of_a_job_is_cancelled(runs, make_runs, submit, engine, waiting_
     wait(lambda: not engine.jobs())
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_cancelled_run_is_not_begun(runs, make_runs, tmp_path):
     a, b = make_runs(2)
     for name, attempt in ((a, "a1"), (b, "a2")):

@@ -11,16 +11,27 @@ import time
 import numpy as np
 import pytest
 from make_jobs import made_once
+from matplotlib.figure import Figure
 
 from amstrax import cli, contexts, simulation
-from amstrax.analyses import validation_text
+from amstrax.analyses import validation_plots, validation_text
 from amstrax.commands import simulate, validate
 from amstrax.exceptions import LiveDataNotFound
 from amstrax.simulation import SimulatedRun
 
+#: Reports, one of each kind, whose figures are drawn
+DRAWN = ("validate", "validate_xamsl", "validate_led")
+BLANK = (validation_plots, "plot_validation", lambda *args: Figure((1, 1)))
+
 
 def files(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(autouse=True)
+def blank_figures(monkeypatch):
+    """Draw the figures of DRAWN alone, since figures take most of the time."""
+    monkeypatch.setattr(*BLANK)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +48,8 @@ def once(tmp_path_factory, name, arguments):
     def make(folder):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AMSTRAX_CONFIG", os.devnull)
+            if name not in DRAWN:
+                patch.setattr(*BLANK)
             assert validate.main([*arguments, f"--output={folder / 'out'}"]) == 0
 
     return made_once(tmp_path_factory, name, make) / "out"
