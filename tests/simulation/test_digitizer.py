@@ -266,7 +266,7 @@ def test_digitize_and_its_twin(rows, values, known_until, noise, seed):
         50,
         (15_800.3, noise, -1, 0, 16_383),
         (
-            # noise does not reach it, so that there are no more pulses than signals
+            # higher than noise gets: at most one pulse for each signal
             values["threshold"] + 15,
             *(values[f] for f in ("pre_trigger", "post_trigger", "length_multiple")),
             values["dead_samples"],
