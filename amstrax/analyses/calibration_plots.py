@@ -119,18 +119,19 @@ def plot_energy(
     peaks: Mapping[float, PeakFit] | None = None,
     figure: Figure | None = None,
     empty: str = "no events with S1 and S2",
+    unit: str = PE,
 ) -> Figure:
     """Draw cS2 against cS1 with lines, the Doke plot, and the spectrum with fitted peaks.
 
-    `cs1` and `cs2` are areas of all events [PE], shape (n,). Ellipses of `lines` are those of one
-    and two standard deviations. `scale` gives the straight line of the Doke plot, and energies;
+    `cs1` and `cs2` are areas of all events, in `unit`, shape (n,). Ellipses of `lines` are those of
+    one and two standard deviations. `scale` gives the straight line of the Doke plot, and energies;
     without it both are left out. `peaks` are by energy of a line [keV].
     """
     figure, panels = style.panels_of(figure, 3, (4.8, 3.8))
     plane, doke, spectrum = panels
     good = np.flatnonzero(np.isfinite(cs1) & np.isfinite(cs2))
-    plane.set(xlabel="cS1 [PE]", ylabel="cS2 [PE]")
-    doke.set(xlabel="cS1 / E [PE/keV]", ylabel="cS2 / E [PE/keV]")
+    plane.set(xlabel=f"cS1 [{unit}]", ylabel=f"cS2 [{unit}]")
+    doke.set(xlabel=f"cS1 / E [{unit}/keV]", ylabel=f"cS2 / E [{unit}/keV]")
     spectrum.set(xlabel="Energy [keV]", ylabel="Events per bin")
     if not len(good):
         for axes in panels:
@@ -146,7 +147,7 @@ def plot_energy(
         x, y = point
         doke.errorbar(x, y, bar[1], bar[0], fmt="o", ms=4, color=color, label=label)
     if scale is not None:
-        _draw_scale(doke, lines, scale)
+        _draw_scale(doke, lines, scale, unit)
         _draw_spectrum(spectrum, scale.energy(cs1[good], cs2[good]), lines, peaks or {})
     else:
         style.note(spectrum, "no g1 and g2")
@@ -168,13 +169,14 @@ def _ellipse(axes: Axes, line: Line, color: str) -> None:
     )
 
 
-def _draw_scale(axes: Axes, lines: Sequence[Line], scale: EnergyScale) -> None:
+def _draw_scale(axes: Axes, lines: Sequence[Line], scale: EnergyScale, unit: str) -> None:
     g1, g2 = scale.g1, scale.g2
     light = np.array([line.mean[0] / line.energy for line in lines])
     x = np.array([0.9 * light.min(), 1.1 * light.max()]) if len(light) else np.array([0.0, 1.0])
     y = 1e3 * g2.value / scale.w_value - g2.value / g1.value * x
     label = (
-        f"g1 = {g1.value:.4f} ± {g1.error:.4f} PE/photon\ng2 = {g2.value:.3f} ± {g2.error:.3f} PE/e"
+        f"g1 = {g1.value:.4f} ± {g1.error:.4f} {unit}/photon\n"
+        f"g2 = {g2.value:.3f} ± {g2.error:.3f} {unit}/e"
     )
     axes.plot(x, y, color=style.BLACK, lw=1, label=label)
 
@@ -229,13 +231,14 @@ def plot_single_electrons(
     fit: ElectronFit | None = None,
     axes: Axes | None = None,
     empty: str = "no small peaks",
+    unit: str = PE,
 ) -> Figure:
     """Draw the spectrum of small peaks, the fit, and its parts of 1, 2, ... electrons.
 
-    `area` are areas of single_electrons [PE], shape (n,). Without `fit` they are drawn alone.
+    `area` are areas of single_electrons, in `unit`, shape (n,). Without `fit` they are drawn alone.
     """
     axes = style.new_axes() if axes is None else axes
-    axes.set(xlabel="Area [PE]", ylabel="Peaks per bin")
+    axes.set(xlabel=f"Area [{unit}]", ylabel="Peaks per bin")
     if not len(area):
         return style.note(axes, empty)
     if fit is None:
@@ -246,7 +249,7 @@ def plot_single_electrons(
     edges = np.concatenate([np.arange(fit.edges[0], 0, -width)[:0:-1], fit.edges])
     axes.stairs(np.histogram(area, edges)[0], edges, color=style.BLACK, label="peaks")
     middle = (fit.edges[1:] + fit.edges[:-1]) / 2
-    label = f"fit: {fit.gain.value:.2f} ± {fit.gain.error:.2f} PE/e, p = {fit.p_value:.2g}"
+    label = f"fit: {fit.gain.value:.2f} ± {fit.gain.error:.2f} {unit}/e, p = {fit.p_value:.2g}"
     axes.plot(middle, fit.expected, color=style.BLUE, label=label)
     names = ("others", "1 electron", "2 electrons", "3 electrons")
     for k, (name, color) in enumerate(zip(names, style.CHANNEL_COLORS[2:6], strict=True)):

@@ -5,6 +5,7 @@ Fits are those of `amstrax.calibration`. A picture without result says why.
 
 import textwrap
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -109,8 +110,9 @@ def plot_energy(
         peaks = {line: energy.fit_peak(scale.energy(cs1, cs2), line)}
     except NoResult as error:
         note = textwrap.fill(str(error), 40)
-    figure = calibration_plots.plot_energy(cs1, cs2, lines, scale, peaks, figure)
-    if not peaks:
+    unit, empty = part.area_unit("event_info"), part.nothing("events with S1 and S2")
+    figure = calibration_plots.plot_energy(cs1, cs2, lines, scale, peaks, figure, empty, unit)
+    if not peaks and np.isfinite(cs1 + cs2).any():
         style.note(figure.axes[1], note)
     return part.with_title(figure)
 
@@ -129,15 +131,15 @@ def plot_single_electrons(
     ax = style.new_axes() if ax is None else ax
     data = part.load("single_electrons", columns=("time", "area", "delay", "range_50p_area"))
     area = single_electrons.select(data, *(delay / 1e3 for delay in delays))
+    fit, note = None, ""
     try:
         fit = single_electrons.fit_electrons(area)
     except NoResult as error:
-        figure = calibration_plots.plot_single_electrons(
-            area, None, ax, part.nothing("small peaks")
-        )
-        style.note(ax, "\n\n\n" + textwrap.fill(f"no gain: {error}", 50))
-    else:
-        figure = calibration_plots.plot_single_electrons(area, fit, ax)
+        note = textwrap.fill(f"no gain: {error}", 50)
+    empty, unit = part.nothing("small peaks"), part.area_unit("single_electrons")
+    figure = calibration_plots.plot_single_electrons(area, fit, ax, empty, unit)
+    if len(area):
+        style.note(ax, note)
     ax.set_title(f"Run {part.run_id}", loc="left")
     return figure
 

@@ -23,7 +23,7 @@ _PANEL, _MARGINS, _TITLE = (5.3, 4.2), (1.25, 0.5, 0.65, 0.35), 0.4
 def plot_validation(matched: Matched | None, report: dict[str, Any]) -> Figure:
     """Return a page of plots.
 
-    `matched` and `report` are those of `amstrax.analyses.validation.match` and
+    `matched` and `report` are those of `amstrax.analyses.validation_data.match` and
     ``validation_report``; ``made`` in the report gives the title. Without `matched` the page has
     the numbers of an LED run.
     """
