@@ -178,7 +178,7 @@ def event(
                 height=230,
             )
         )  # fmt: skip
-    half = width // 3 * 3 // 2
+    half = width // 2
     signals = [_signal(event_row, prefix, half, area_unit) for prefix in ("s1", "s2")]
     per_channel = _area_per_channel(event_row, half, area_unit)
     pattern = _hit_pattern(event_row, top_channels, radius, half, area_unit)
