@@ -194,7 +194,8 @@ def plot_fractions(report: dict[str, Any], field: str, axes: Axes) -> None:
         data = report["by_size"][kind]
         _draw_by_size(axes, kind, data, *_fractions(data[field], data["n"]))
     _label_size(axes)
-    axes.axhline(100, color=style.GREY, lw=0.8, zorder=0)
+    if field == "n_found":
+        axes.axhline(100, color=style.GREY, lw=0.8, zorder=0)
     title, label = {
         "n_found": ("Efficiency", "found as the right type [%]"),
         "n_saturated": ("Saturation of the ADC", "saturated [%]"),
