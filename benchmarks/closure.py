@@ -85,11 +85,8 @@ def _drift_values(rng: np.random.Generator) -> dict[str, float]:
 def _lifetime(sample: Sample) -> Iterable[Estimate]:
     events = sample.load("event_info")
     gate, cathode = drift.find_edges(events["drift_time"])
-    good = lifetime.usable(
-        events["s2_area"], events["drift_time"], (gate.edge + 500, cathode.edge - 500)
-    )
-    columns = (events[name][good] for name in ("s2_area", "drift_time", "r"))
-    found = lifetime.find_lifetime(*columns)
+    drift_range = gate.edge + 500, cathode.edge - 500
+    _, found = lifetime.lifetime_of_events(events, None, drift_range, allow_saturated=True)
     for result in (found.likelihood, found.bootstrap):
         yield Estimate(result, sample.detector.electron_lifetime, 0.01)
 

@@ -520,6 +520,14 @@ def report():
     return result
 
 
+def test_each_number_is_in_one_section():
+    others = ("scatters", "scatters_resolved", "scatters_purity", "stray_peaks", "s2_saturated")
+    numbers = dict.fromkeys([*validation.LIMITS, *others])
+    sections = validation_text._by_section({"numbers": numbers})
+    found = [name for _, names in sections for name in names]
+    assert sorted(found) == sorted(numbers)
+
+
 def test_report_as_text(report):
     text = validation_text.format_report(report)
     assert "flat in xams, 100 s, 4 Hz, seed 0: 400 true events" in text

@@ -336,6 +336,7 @@ AREAS = {
     "event_display": {"event_number": 3},
     "event_scatter": {},
     "plot_area_per_channel": {},
+    "plot_energy": {"line": 60.0},
     "plot_peak_records": PART,
     "plot_peaks": PART,
     "plot_peaks_area_aft_histogram": {},
@@ -371,6 +372,15 @@ def test_unit_of_areas_is_that_of_the_gains(analysed, without_gains, name, analy
     words = shown(without_gains) if name == "xams" else with_gains
     assert not re.search(r"\bPE\b", words)
     assert re.search(r"ADC (counts|x samples)", words)
+
+
+@pytest.mark.parametrize(
+    ("analysis", "selection"),
+    [("plot_energy", "cs1 < 0"), ("plot_single_electrons", "area < 0")],
+)
+def test_notes_are_not_over_each_other(analysed, analysis, selection):  # noqa: F811
+    figure = getattr(analysed["xams"], analysis)(RUN_ID, selection=selection)
+    assert [len(axes.texts) for axes in figure.axes] == [1] * len(figure.axes)
 
 
 def test_unit_of_areas_in_figures_of_sources(analysed):  # noqa: F811

@@ -102,19 +102,20 @@ def make_records(rows, length=10):
 
 def test_matrix_by_hand():
     records = make_records([(100, 2, 10, 5, 3), (120, 0, 10, 7, 2), (90, 9, 10, 50, 10)])
-    matrix = quantities.records_to_matrix(records, 100, 140, [0, 2], np.array([1.0, 1.0, 2.0]))
-    np.testing.assert_allclose(matrix.data, [[0, 1], [0, 1], [0.7, 1], [0.7, 0]])
-    assert matrix.edges.tolist() == [100, 110, 120, 130, 140]
-    coarse = quantities.records_to_matrix(records, 100, 140, [0, 2], max_samples=2)
-    assert coarse.dt == 20
-    np.testing.assert_allclose(coarse.data, [[0, 0.5], [0.7, 0.25]])
+    gains = np.array([1.0, 1.0, 2.0])
+    matrix, edges = quantities.records_to_matrix(records, 100, 140, [0, 2], gains)
+    np.testing.assert_allclose(matrix, [[0, 1], [0, 1], [0.7, 1], [0.7, 0]])
+    assert edges.tolist() == [100, 110, 120, 130, 140]
+    coarse, edges = quantities.records_to_matrix(records, 100, 140, [0, 2], max_samples=2)
+    assert edges.tolist() == [100, 120, 140]
+    np.testing.assert_allclose(coarse, [[0, 0.5], [0.7, 0.25]])
 
 
 def test_matrix_of_two_digitizers():
     records = make_records([(0, 0, 10, 5, 2), (0, 1, 4, 4, 5)])
-    matrix = quantities.records_to_matrix(records, 0, 20, [0, 1])
-    assert matrix.dt == 20
-    np.testing.assert_allclose(matrix.data, [[10 / 20, 20 / 20]])
+    matrix, edges = quantities.records_to_matrix(records, 0, 20, [0, 1])
+    assert edges.tolist() == [0, 20]
+    np.testing.assert_allclose(matrix, [[10 / 20, 20 / 20]])
 
 
 @settings(deadline=None, max_examples=40, database=None)
@@ -130,11 +131,12 @@ def test_matrix_of_two_digitizers():
 )  # fmt: skip
 def test_areas_are_kept(rows, max_samples):
     records = make_records(rows)
-    matrix = quantities.records_to_matrix(records, -200, 500, [0, 1, 2, 3], None, max_samples)
-    assert len(matrix.data) <= max_samples
+    channels = [0, 1, 2, 3]
+    matrix, edges = quantities.records_to_matrix(records, -200, 500, channels, None, max_samples)
+    assert len(matrix) <= max_samples
     for channel in range(4):
         area = records["data"][records["channel"] == channel].sum()
-        found = matrix.data[:, channel].sum(dtype=float) * matrix.dt
+        found = matrix[:, channel].sum(dtype=float) * (edges[1] - edges[0])
         assert found == pytest.approx(area, abs=1e-3)
 
 
@@ -154,7 +156,7 @@ def test_matrix_as_plain_python_makes_it():
 
 def test_matrix_of_what_cannot_be():
     records = make_records([])
-    assert not quantities.records_to_matrix(records, 0, 100, [0]).data.any()
+    assert not quantities.records_to_matrix(records, 0, 100, [0])[0].any()
     with pytest.raises(InvalidOption, match="after the start"):
         quantities.records_to_matrix(records, 5, 5, [0])
     with pytest.raises(InvalidOption, match="max_samples is 0"):

@@ -5,10 +5,11 @@ Fits are those of `amstrax.calibration`. A picture without result says why.
 
 import textwrap
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from amstrax.analyses import calibration_plots, energy_plots, style
+from amstrax.analyses import calibration_plots, style
 from amstrax.analyses.loading import Part
 from amstrax.analyses.mini_analysis import on_context
 from amstrax.calibration import alphas, drift, energy, lifetime, maps, single_electrons
@@ -109,8 +110,9 @@ def plot_energy(
         peaks = {line: energy.fit_peak(scale.energy(cs1, cs2), line)}
     except NoResult as error:
         note = textwrap.fill(str(error), 40)
-    figure = energy_plots.plot_energy(cs1, cs2, lines, scale, peaks, figure)
-    if not peaks:
+    unit, empty = part.area_unit("event_info"), part.nothing("events with S1 and S2")
+    figure = calibration_plots.plot_energy(cs1, cs2, lines, scale, peaks, figure, empty, unit)
+    if not peaks and np.isfinite(cs1 + cs2).any():
         style.note(figure.axes[1], note)
     return part.with_title(figure)
 
@@ -129,13 +131,15 @@ def plot_single_electrons(
     ax = style.new_axes() if ax is None else ax
     data = part.load("single_electrons", columns=("time", "area", "delay", "range_50p_area"))
     area = single_electrons.select(data, *(delay / 1e3 for delay in delays))
+    fit, note = None, ""
     try:
         fit = single_electrons.fit_electrons(area)
     except NoResult as error:
-        figure = energy_plots.plot_single_electrons(area, None, ax, part.nothing("small peaks"))
-        style.note(ax, "\n\n\n" + textwrap.fill(f"no gain: {error}", 50))
-    else:
-        figure = energy_plots.plot_single_electrons(area, fit, ax)
+        note = textwrap.fill(f"no gain: {error}", 50)
+    empty, unit = part.nothing("small peaks"), part.area_unit("single_electrons")
+    figure = calibration_plots.plot_single_electrons(area, fit, ax, empty, unit)
+    if len(area):
+        style.note(ax, note)
     ax.set_title(f"Run {part.run_id}", loc="left")
     return figure
 
@@ -160,7 +164,7 @@ def plot_alphas(
         found = alphas.alphas_of_peaks(data, unit, longest)[0]
     except NoResult as error:
         note = textwrap.fill(f"no lines: {error}", 40)
-    return part.with_title(energy_plots.plot_alphas(found, unit, figure, note))
+    return part.with_title(calibration_plots.plot_alphas(found, unit, figure, note))
 
 
 @on_context("event_info")
@@ -185,4 +189,4 @@ def plot_light_map(
         found = maps.maps_of_events(data, (r_bins, z_bins, xy_bins))
     except NoResult as error:
         note = textwrap.fill(f"no maps: {error}", 40)
-    return part.with_title(energy_plots.plot_light_map(found, figure, note))
+    return part.with_title(calibration_plots.plot_light_map(found, figure, note))

@@ -664,17 +664,17 @@ def _as_matrix(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if channels is None:
         channels = part.channels(part.names("records")[0])
-    numbers = np.array(channels)
+    numbers = np.array(channels, dtype=np.int64)
     if part.time_range is not None:
         start, end = part.time_range
     elif len(records):
         start, end = int(records["time"].min()), int(strax.endtime(records).max())
     else:
         start, end = part.start, max(part.end, part.start + 1)
-    matrix = quantities.records_to_matrix(
+    matrix, edges = quantities.records_to_matrix(
         records, start, end, numbers, part.gains(numbers), max_samples
     )
-    return matrix.data, (matrix.edges - part.run_start) / 1e9, matrix.channels
+    return matrix, (edges - part.run_start) / 1e9, numbers
 
 
 def _baselined(part: Part) -> np.ndarray:

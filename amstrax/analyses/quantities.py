@@ -60,15 +60,6 @@ class Histogram2d(NamedTuple):
     counts: np.ndarray  #: shape (k, m)
 
 
-class Matrix(NamedTuple):
-    """Waveforms of n channels in k samples."""
-
-    data: np.ndarray  #: float32, shape (k, n) [PE/ns], or [ADC counts/ns] without gains
-    edges: np.ndarray  #: of the samples, shape (k + 1,) [ns since unix epoch]
-    channels: np.ndarray  #: of the columns, shape (n,)
-    dt: int  #: width of a sample [ns]
-
-
 def random_subset(n: int, most: int) -> np.ndarray:
     """Return sorted indices of a random subset of at most `most` of `n` rows, always the same."""
     if n <= most:
@@ -233,12 +224,8 @@ CUT_FLOW_DTYPE = np.dtype(
 def cut_flow(cuts: Mapping[str, np.ndarray], chosen: np.ndarray | None = None) -> np.ndarray:
     """Return rows of `CUT_FLOW_DTYPE`: all events, and each cut. Shares of no events are NaN.
 
-    Parameters
-    ----------
-    cuts
-        Name -> True for the events that the cut keeps, shape (n,), in the order of the flow.
-    chosen
-        True for the events that count, as those that are good by truth, shape (n,); None: all.
+    `cuts` are by name and in the order of the flow: True for the events that a cut keeps, shape
+    (n,). Of `chosen` only the true ones count, as those that are good by truth; None: all.
     """
     n = len(next(iter(cuts.values()), ()))
     left = np.ones(n, dtype=np.bool_) if chosen is None else np.asarray(chosen, dtype=np.bool_)
@@ -292,10 +279,11 @@ def records_to_matrix(
     channels: np.ndarray,
     to_pe: np.ndarray | None = None,
     max_samples: int = MAX_SAMPLES,
-) -> Matrix:
-    """Return the waveforms of records as a matrix, with a row a sample and a column a channel.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the waveforms of records as a matrix, and the edges of its samples [ns].
 
-    The sum of a column times dt is the area of the channel in this time.
+    It has a row a sample and a column a channel, float32, shape (k, m) [PE/ns], or [ADC counts/ns]
+    without gains. The sum of a column times the width of a sample is the area of the channel.
 
     Raises InvalidOption (a ValueError) when the range is empty, `max_samples` is not above 0, or
     `to_pe` lacks a channel.
@@ -346,8 +334,7 @@ def records_to_matrix(
         data,
     )
     data *= gains[channels] / dt
-    edges = start + np.arange(n_rows + 1) * dt
-    return Matrix(data.astype(np.float32), edges, channels, dt)
+    return data.astype(np.float32), start + np.arange(n_rows + 1) * dt
 
 
 # Plain arrays, since numba can mix up its cached functions of structured arrays

@@ -141,16 +141,9 @@ def led_report(
 ) -> dict[str, Any]:
     """Return the figures of merit of an LED run, as `validation_report`.
 
-    Parameters
-    ----------
-    led
-        As of led_calibration, shape (n,).
-    truth
-        As of `amstrax.simulation.load_truth`: flashes.
-    gains
-        True mean area of a photoelectron [ADC counts x samples] of each channel.
-    occupancy
-        Mean number of photoelectrons in a flash.
+    `led` is as of led_calibration, shape (n,), and `truth`, the flashes, as of
+    `amstrax.simulation.load_truth`. True are `gains`, by channel [ADC counts x samples], and
+    `occupancy`, the mean number of photoelectrons in a flash.
     """
     rows: list[Row] = []
     for channel, true_gain in gains.items():
@@ -398,9 +391,13 @@ def _by_size(size: np.ndarray, found: np.ndarray, ratio: np.ndarray) -> dict[str
         inside = ratio[(bin_of == i) & np.isfinite(ratio)]
         middle, width = statistics.median(inside), statistics.spread(inside)
         rows.append((len(inside), middle.value - 1, middle.error, *width))
-    columns = ("n_area", "bias", "bias_error", "resolution", "resolution_error")
+    names = ("n_area", "bias", "bias_error", "resolution", "resolution_error")
     result = {"edges": edges.tolist(), "n": n.tolist(), "n_found": n_found.tolist()}
-    return result | dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
+    return result | _columns(names, rows)
+
+
+def _columns(names: tuple[str, ...], rows: list[tuple]) -> dict[str, list]:
+    return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def _event_numbers(matched: Matched, conditions: Conditions) -> Iterator[Row]:
@@ -516,19 +513,13 @@ def _rings(matched: Matched, conditions: Conditions) -> dict[str, list]:
     off = np.hypot(events["x"], events["y"]).astype(np.float64) - r
     distance = np.hypot(events["x"] - truth["x"], events["y"] - truth["y"])
     ring, good = _in_bins(r, edges), np.isfinite(distance)
-    columns: dict[str, list] = {"edges": edges.tolist()}
+    rows = []
     for i in range(N_RINGS):
         own = good & (ring == i)
         bias, error = statistics.median(off[own]), statistics.median(distance[own])
-        for name, value in (
-            ("n", int(own.sum())),
-            ("bias", bias.value),
-            ("bias_error", bias.error),
-            ("error", error.value),
-            ("error_error", error.error),
-        ):
-            columns.setdefault(name, []).append(value)
-    return columns
+        rows.append((int(own.sum()), *bias, *error))
+    names = ("n", "bias", "bias_error", "error", "error_error")
+    return {"edges": edges.tolist()} | _columns(names, rows)
 
 
 def _ring_numbers(rings: dict[str, list]) -> Iterator[Row]:

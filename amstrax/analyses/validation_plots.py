@@ -23,7 +23,7 @@ _PANEL, _MARGINS, _TITLE = (5.3, 4.2), (1.25, 0.5, 0.65, 0.35), 0.4
 def plot_validation(matched: Matched | None, report: dict[str, Any]) -> Figure:
     """Return a page of plots.
 
-    `matched` and `report` are those of `amstrax.analyses.validation.match` and
+    `matched` and `report` are those of `amstrax.analyses.validation_data.match` and
     ``validation_report``; ``made`` in the report gives the title. Without `matched` the page has
     the numbers of an LED run.
     """
@@ -32,10 +32,10 @@ def plot_validation(matched: Matched | None, report: dict[str, Any]) -> Figure:
         panels += [partial(plot_numbers, report, "led_")]
     else:
         panels += [
-            partial(plot_efficiency, report),
+            partial(plot_fractions, report, "n_found"),
             partial(plot_area, report, "bias"),
             partial(plot_area, report, "resolution"),
-            partial(plot_saturation, report),
+            partial(plot_fractions, report, "n_saturated"),
             partial(plot_matrix, report),
             partial(plot_outcomes, report),
         ]
@@ -101,12 +101,6 @@ def plot_numbers(report: dict[str, Any], prefix: str, axes: Axes) -> None:
     axes.set_yticks(position, [e["text"].partition(":")[0] for e in entries])
     axes.invert_yaxis()
     axes.set(xlabel="found/true - 1 [%]")
-
-
-def plot_saturation(report: dict[str, Any], axes: Axes) -> None:
-    """Draw the fraction of signals that reach the end of the ADC, against photoelectrons."""
-    _draw_fractions(report, "n_saturated", axes)
-    axes.set(ylim=(-3, 108), ylabel="saturated [%]", title="Saturation of the ADC")
 
 
 def plot_rings(report: dict[str, Any], axes: Axes) -> None:
@@ -194,11 +188,19 @@ def plot_pile_up(report: dict[str, Any], axes: Axes) -> None:
     axes.legend()
 
 
-def plot_efficiency(report: dict[str, Any], axes: Axes) -> None:
-    """Draw the fraction of true signals found as the right type, against their photoelectrons."""
-    _draw_fractions(report, "n_found", axes)
-    axes.axhline(100, color=style.GREY, lw=0.8, zorder=0)
-    axes.set(ylim=(-3, 108), ylabel="found as the right type [%]", title="Efficiency")
+def plot_fractions(report: dict[str, Any], field: str, axes: Axes) -> None:
+    """Draw the fraction of signals ``n_found`` or ``n_saturated``, against photoelectrons."""
+    for kind in KINDS:
+        data = report["by_size"][kind]
+        _draw_by_size(axes, kind, data, *_fractions(data[field], data["n"]))
+    _label_size(axes)
+    if field == "n_found":
+        axes.axhline(100, color=style.GREY, lw=0.8, zorder=0)
+    title, label = {
+        "n_found": ("Efficiency", "found as the right type [%]"),
+        "n_saturated": ("Saturation of the ADC", "saturated [%]"),
+    }[field]
+    axes.set(ylim=(-3, 108), ylabel=label, title=title)
 
 
 def plot_area(report: dict[str, Any], what: str, axes: Axes) -> None:
@@ -217,14 +219,6 @@ def plot_area(report: dict[str, Any], what: str, axes: Axes) -> None:
     else:
         axes.set(ylabel="half the central 68 % of found/true [%]", title="Resolution of the area")
         axes.set_ylim(bottom=0)
-
-
-def _draw_fractions(report: dict[str, Any], field: str, axes: Axes) -> None:
-    """Draw the fraction of signals that `field` counts, against their photoelectrons."""
-    for kind in KINDS:
-        data = report["by_size"][kind]
-        _draw_by_size(axes, kind, data, *_fractions(data[field], data["n"]))
-    _label_size(axes)
 
 
 def _fractions(counted: list[int], n: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

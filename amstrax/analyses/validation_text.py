@@ -19,10 +19,9 @@ _SECTIONS = (
     ("Events", ("event",)),
     ("Drift time and position", ("drift_time_", "z_", "x_", "y_", "ring_")),
     ("Corrected areas and energy", ("cs1_", "cs2_", "energy_")),
-    ("Scatters", ("scatters_",)),
+    ("Scatters", ("scatters",)),
     ("Electron lifetime", ("elife",)),
     ("What peaks are made of", ("peaks_", "stray_")),
-    ("Several scatters", ("scatters",)),
     ("S1 pairs of Kr-83m", ("kr_",)),
     ("SiPM", ("sipm_",)),
     ("NaI detector", ("external_", "coincidence_")),
@@ -264,10 +263,7 @@ def _by_section(report: Report) -> Iterator[tuple[str, list[str]]]:
 
 def format_number(entry: dict[str, Any]) -> str:
     """Return a number of a report with its error and unit; fractions in per cent."""
-    value, error, unit = _scaled(entry)
-    if math.isnan(value):
-        return "-"
-    return f"{_rounded(value, error)} +- {_rounded(error, error)} {unit}"
+    return " ".join(_with_error(entry).split())
 
 
 def _with_error(entry: dict[str, Any]) -> str:

@@ -62,19 +62,6 @@ class Lifetime(NamedTuple):
     limit: float  #: lower limit of the lifetime at 90 % confidence [ns]
 
 
-def usable(
-    s2_area: np.ndarray,
-    drift_time: np.ndarray,
-    drift_range: tuple[float, float],
-    s2_range: tuple[float, float] | None = None,
-) -> np.ndarray:
-    """Return which events have an S2 and a drift time within the ranges, shape (n,)."""
-    low, high = (0.0, np.inf) if s2_range is None else s2_range
-    with np.errstate(invalid="ignore"):
-        good = (drift_time >= drift_range[0]) & (drift_time <= drift_range[1])
-        return good & (s2_area > low) & (s2_area < high) & np.isfinite(s2_area)
-
-
 def lifetime_of_events(
     events: np.ndarray,
     s2_range: tuple[float, float] | None = None,
@@ -104,7 +91,10 @@ def lifetime_of_events(
     if drift_range is None:
         gate, cathode = drift.first_guess(events["drift_time"])
         drift_range = gate + _MARGIN, cathode - _MARGIN
-    events = events[usable(events["s2_area"], events["drift_time"], drift_range, s2_range)]
+    low, high = (0.0, np.inf) if s2_range is None else s2_range
+    area, time = events["s2_area"], events["drift_time"]
+    inside = (time >= drift_range[0]) & (time <= drift_range[1]) & (area > low) & (area < high)
+    events = events[inside & np.isfinite(area)]
     saturated = (events["s2_n_saturated_channels"] > 0).mean() if len(events) else 0.0
     if saturated > MOST_SATURATED and not allow_saturated:
         raise NoResult(

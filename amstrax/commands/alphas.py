@@ -120,7 +120,7 @@ def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
         )
     return calibrating.Measured(
         found,
-        lambda: analyses.energy_plots.plot_alphas(fit, units[-1]),
+        lambda: analyses.calibration_plots.plot_alphas(fit, units[-1]),
         lambda entry: values,
         ["", *notes],
     )

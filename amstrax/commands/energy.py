@@ -156,7 +156,7 @@ def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
         rows += [peak.mean, peak.sigma, peak.resolution]
     return calibrating.Measured(
         rows,
-        lambda: analyses.energy_plots.plot_energy(cs1, cs2, lines, chosen, peaks),
+        lambda: analyses.calibration_plots.plot_energy(cs1, cs2, lines, chosen, peaks),
         lambda entry: getattr(chosen, entry.option).value,
         text,
     )

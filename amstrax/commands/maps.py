@@ -110,7 +110,7 @@ def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
     ]
     return calibrating.Measured(
         [row for name, one in found.items() for row in results(name, one)],
-        lambda: analyses.energy_plots.plot_light_map(found),
+        lambda: analyses.calibration_plots.plot_light_map(found),
         lambda entry: found[entry.option].option(),
         ["", *merged],
     )

@@ -82,7 +82,7 @@ def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
     )
     return calibrating.Measured(
         results(fit, args.g2),
-        lambda: analyses.energy_plots.plot_single_electrons(area, fit),
+        lambda: analyses.calibration_plots.plot_single_electrons(area, fit),
         lambda entry: fit.gain.value,
         ["", text],
     )

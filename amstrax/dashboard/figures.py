@@ -184,43 +184,38 @@ def of_run(st: "strax.Context", run_id: str, scales: Scales) -> Drawn:
     """Return figures of the stored data of a run; raise NotAvailable if nothing is stored."""
     if name_of(st, "led_calibration") is not None:
         return _of_led(st, run_id, scales)
-    times: dict[str, np.ndarray] = {}
-    groups: dict[str, list[Any]] = {"Rates": []}
-    text: list[str] = []
-    sources: dict[str, Any] = {}
-    intervals, linked, marked, also = None, None, None, ""
     start, end = span(st, run_id, "peak_basics")
     unit = area_unit(st, run_id, name_of(st, "peak_basics") or "peak_basics")
     peaks = load(st, run_id, "peak_basics", PEAK_COLUMNS)
-    for kind in (1, 2, 0):
-        times[TYPE_NAMES[kind]] = peaks["time"][peaks["type"] == kind]
+    if not len(peaks):
+        raise NotAvailable(f"run {run_id} has no peaks, so there is nothing to plot")
+    times = {TYPE_NAMES[kind]: peaks["time"][peaks["type"] == kind] for kind in (1, 2, 0)}
+    points = interactive.peak_source(peaks, start, MOST_POINTS, unit)
+    groups: dict[str, list[Any]] = {}
+    sources: dict[str, Any] = {}
+    text, linked = f"{len(peaks):,} peaks", None
+    title = "Peaks: selecting some shows them in both figures"
     if is_stored(st, run_id, "event_info"):
         events = load(st, run_id, "event_info", EVENT_COLUMNS)
         times["events"] = events["time"]
-        text.append(f"{len(events):,} events")
+        text = f"{len(events):,} events, {text}"
         source = sources["events"] = interactive.event_source(events, start, unit=unit)
         groups["Events: selecting some shows them in all figures, with their peaks"] = _of_events(
             source, scales
         )
-        points = events[source.data["index"]]
-        intervals = points["time"].copy(), points["endtime"].copy()
-    text.append(f"{len(peaks):,} peaks")
-    if not len(peaks):
-        raise NotAvailable(f"run {run_id} has no peaks, so there is nothing to plot")
-    source = sources["peaks"] = interactive.peak_source(peaks, start, MOST_POINTS, unit)
-    if intervals is not None:
-        also = ", with their events"
-        linked = Linked(*intervals, within(peaks["time"][source.data["index"]], *intervals))
+        shown = events[source.data["index"]]
+        bounds = shown["time"].copy(), shown["endtime"].copy()
+        linked = Linked(*bounds, within(peaks["time"][points.data["index"]], *bounds))
+        title += ", with their events"
         if len(peaks) > MOST_POINTS:
-            marked = sources["marked"] = ColumnDataSource({name: [] for name in _MARKED})
-    groups[f"Peaks: selecting some shows them in both figures{also}"] = _of_peaks(
-        peaks, source, scales, unit, marked
-    )
+            sources["marked"] = ColumnDataSource({name: [] for name in _MARKED})
+    sources["peaks"] = points
+    groups[title] = _of_peaks(peaks, points, scales, unit, sources.get("marked"))
     n_bins = scales.bins or min(max(max(map(len, times.values())) // 20, 10), 120)
     dead = dead_intervals(st, run_id)
     series = {name: rates(time, start, end, n_bins, dead=dead) for name, time in times.items()}
-    groups["Rates"] = [interactive.rates(series, log=scales.log_counts)]
-    return Drawn(groups, ", ".join(text), sources, linked)
+    rate = interactive.rates(series, log=scales.log_counts)
+    return Drawn({"Rates": [rate], **groups}, text, sources, linked)
 
 
 def marks(st: "strax.Context", run_id: str, start: np.ndarray, end: np.ndarray) -> Marks:

@@ -186,11 +186,7 @@ class Page:
         """
         if isinstance(then, Div):
             place = then
-        if self._is_closed:
-            return
-        if not again and (
-            what in self._running or time.monotonic() < self._not_before.get(what, 0)
-        ):
+        if self._is_closed or not (again or self.is_free(what)):
             return
         number = self._latest[what] = self._latest.get(what, 0) + 1
         self._running.add(what)

@@ -64,9 +64,6 @@ class DAQReader(daqreader.XAMSReader):
     __version__ = "0.1.0"
     provides = daqreader.XAMSReader.raw_types
 
-    def polarity(self) -> dict[int, int]:
-        return {}
-
 
 PeakBasics = _with_channel_map(peak_processing.PeakBasics)
 PeakBasicsSiPM = _with_channel_map(peak_processing.PeakBasicsSiPM, "Not used")

@@ -96,22 +96,13 @@ class OfDeposits(NamedTuple):
 
 def of_deposits(light: Light, deposits: Deposits, detector: Detector) -> OfDeposits:
     """Return sums over the light of each deposit, all of which have one."""
-    columns = light.time, light.channel, light.n_pe, light.deposit
-    return OfDeposits(*_of_deposits(*columns, is_pmt(detector), deposits.time))
-
-
-@numba.njit(cache=True, nogil=True)
-def _of_deposits(time, channel, n_pe, deposit, counted, start):
-    total, moment = np.zeros(len(start), dtype=np.int64), np.zeros(len(start))
-    last = start.copy()
-    for i in range(len(time)):
-        of = deposit[i]
-        last[of] = max(last[of], time[i])
-        if counted[channel[i]]:
-            total[of] += n_pe[i]
-            # Relative to the deposit, since sums of times are too large for exact floats
-            moment[of] += n_pe[i] * (time[i] - start[of])
-    return total, moment, last
+    n_pe = np.where(is_pmt(detector)[light.channel], light.n_pe, 0)
+    # Relative to the deposit, since sums of times are too large for exact floats
+    delay = light.time - deposits.time[light.deposit]
+    last = deposits.time.copy()
+    np.maximum.at(last, light.deposit, light.time)
+    total = np.bincount(light.deposit, n_pe, len(last)).astype(np.int64)
+    return OfDeposits(total, np.bincount(light.deposit, n_pe * delay, len(last)), last)
 
 
 def drift_times(z: np.ndarray, detector: Detector) -> np.ndarray:

@@ -50,10 +50,9 @@ CROSS_SECTIONS = np.array(
     ]
 )
 #: Atoms per volume, in 1/(barn mm), at a density of 1 g/cm^3: Avogadro's number / 131.29 g/mol
-_ATOMS_AT_UNIT_DENSITY = 0.602214 / 131.29 / 10
+ATOMS_AT_UNIT_DENSITY = 0.602214 / 131.29 / 10
 
 _LOG_ENERGY, _LOG_COMPTON, _LOG_ABSORBED = np.log(CROSS_SECTIONS).T.copy()
-
 
 #: Where photons come from, if not from a point: see `enter`
 OUTSIDE, INSIDE = "outside", "inside"
@@ -70,20 +69,15 @@ class Tracks(NamedTuple):
     z: np.ndarray
 
 
-def cross_sections(energy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+@numba.njit(cache=True, nogil=True)
+def cross_sections(energy):
     """Return cross-sections for incoherent scattering and photoabsorption [barn per atom].
 
     Photons below 6 keV have those at 6 keV, where they go 5 um on average.
     """
     at = np.log(energy)
-    compton, absorbed = (np.interp(at, _LOG_ENERGY, y) for y in (_LOG_COMPTON, _LOG_ABSORBED))
-    return np.exp(compton), np.exp(absorbed)
-
-
-def attenuation(energy: np.ndarray, detector: Detector) -> np.ndarray:
-    """Return the inverse of the mean free path, without coherent scattering [1/mm]."""
-    compton, absorbed = cross_sections(energy)
-    return (compton + absorbed) * detector.xenon_density * _ATOMS_AT_UNIT_DENSITY
+    compton = np.exp(np.interp(at, _LOG_ENERGY, _LOG_COMPTON))
+    return compton, np.exp(np.interp(at, _LOG_ENERGY, _LOG_ABSORBED))
 
 
 def enter(
@@ -185,19 +179,14 @@ def track(
         direction,
         detector.radius,
         detector.gate_cathode_distance,
-        detector.xenon_density * _ATOMS_AT_UNIT_DENSITY,
-        _LOG_ENERGY,
-        _LOG_COMPTON,
-        _LOG_ABSORBED,
+        detector.xenon_density * ATOMS_AT_UNIT_DENSITY,
         detector.multiple_scatters,
     ).T.copy()
     return Tracks(photon.astype(np.int64), deposited, is_compton > 0, x, y, z)
 
 
 @numba.njit(cache=True, nogil=True)
-def _track(
-    rng, energy, start, direction, radius, depth, atoms, log_energy, log_compton, log_absorbed, many
-):
+def _track(rng, energy, start, direction, radius, depth, atoms, many):
     # Photon, energy, 1 or 0 for scattered or absorbed, x, y, z
     rows = np.empty((4 * len(energy) + 16, 6))
     n = 0
@@ -206,9 +195,8 @@ def _track(
         x, y, z = start[i, 0], start[i, 1], start[i, 2]
         u, v, w = direction[i, 0], direction[i, 1], direction[i, 2]
         while left > 0:
-            at = np.log(left)
-            compton = np.exp(np.interp(at, log_energy, log_compton))
-            both = compton + np.exp(np.interp(at, log_energy, log_absorbed))
+            compton, absorbed = cross_sections(left)
+            both = compton + absorbed
             step = rng.exponential(1.0) / (both * atoms)
             x, y, z = x + step * u, y + step * v, z + step * w
             if x * x + y * y > radius * radius or z > 0 or z < -depth:

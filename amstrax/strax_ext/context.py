@@ -109,12 +109,18 @@ _TIME_SELECTIONS = ("fully_contained", "touching", "skip")
 _lock = threading.RLock()
 
 
-def _on_snapshot(name: str) -> Callable:
-    """Return strax's method of that name, to be called on a snapshot of the context."""
+def _on_snapshot(name: str, of_data_type: bool = False) -> Callable:
+    """Return strax's method of that name, called on a snapshot; its data type may be checked."""
+    of_strax = getattr(strax.Context, name)
 
-    @functools.wraps(getattr(strax.Context, name))
+    @functools.wraps(of_strax)
     def method(self: "Context", *args: Any, **kwargs: Any) -> Any:
-        return getattr(super(Context, self._snapshot()), name)(*args, **kwargs)
+        snapshot = self._snapshot()
+        if of_data_type:
+            arguments = inspect.signature(of_strax).bind(self, *args, **kwargs).arguments
+            _, data_type, *_ = arguments.values()
+            _check_data_types(data_type, snapshot._plugin_class_registry)
+        return getattr(super(Context, snapshot), name)(*args, **kwargs)
 
     method.__doc__ = f"Return what strax's ``{name}`` does, for the options of this moment."
     return method
@@ -132,22 +138,6 @@ def _serialised(name: str) -> Callable:
             return getattr(super(Context, self), name)(*args, **kwargs)
 
     method.__doc__ = f"Do what strax's ``{name}`` does, one thread at a time."
-    return method
-
-
-def _checking_data_type(name: str) -> Callable:
-    """Return strax's method of that name, whose first argument is checked to be a data type."""
-
-    signature = inspect.signature(getattr(strax.Context, name))
-
-    @functools.wraps(getattr(strax.Context, name))
-    def method(self: "Context", *args: Any, **kwargs: Any) -> Any:
-        snapshot = self._snapshot()
-        _, data_type, *_ = signature.bind(self, *args, **kwargs).arguments.values()
-        _check_data_types(data_type, snapshot._plugin_class_registry)
-        return getattr(super(Context, snapshot), name)(*args, **kwargs)
-
-    method.__doc__ = f"Return what strax's ``{name}`` does, for a data type of this context."
     return method
 
 
@@ -297,9 +287,9 @@ class Context(strax.Context):
     purge_unused_configs = _serialised("purge_unused_configs")
 
     get_data_kinds = _on_snapshot("get_data_kinds")
-    get_dependencies = _checking_data_type("get_dependencies")
-    get_dependency_plugins = _checking_data_type("get_dependency_plugins")
-    get_save_when = _checking_data_type("get_save_when")
+    get_dependencies = _on_snapshot("get_dependencies", of_data_type=True)
+    get_dependency_plugins = _on_snapshot("get_dependency_plugins", of_data_type=True)
+    get_save_when = _on_snapshot("get_save_when", of_data_type=True)
     merge_per_chunk_storage = _on_snapshot("merge_per_chunk_storage")
 
     def get_array(self, run_id: Any, targets: Any, *args: Any, **kwargs: Any) -> np.ndarray:

@@ -180,18 +180,9 @@ def with_fields(chunk: strax.Chunk, fields: Sequence[str]) -> strax.Chunk:
     data = np.empty(len(old), dtype=dtype)
     for name in names:
         data[name] = old[name]
-    return Chunk(
-        start=chunk.start,
-        end=chunk.end,
-        data_type=chunk.data_type,
-        data_kind=chunk.data_kind,
-        dtype=dtype,
-        run_id=chunk.run_id,
-        data=data,
-        subruns=chunk.subruns,
-        superrun=chunk.superrun,
-        target_size_mb=chunk.target_size_mb,
-    )
+    narrow = copy.copy(Chunk.of(chunk))
+    narrow.data, narrow.dtype = data, dtype
+    return narrow
 
 
 class HelperThreads(Executor):

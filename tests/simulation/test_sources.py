@@ -135,8 +135,9 @@ def test_pairs_of_na22():
     assert (external.event >= 0).all()
     assert (np.diff(external.event) > 0).all()
     # 1.80 photons of 511 keV for one of 1275 keV, which passes more often
+    atoms = XAMS.xenon_density * photons.ATOMS_AT_UNIT_DENSITY
     at_511, at_1275 = (
-        1 - np.exp(-photons.attenuation(np.array([line]), XAMS) * MEAN_CHORD)[0]
+        1 - np.exp(-sum(photons.cross_sections(line)) * atoms * MEAN_CHORD)
         for line in (MASS, 1274.5)
     )
     share = 1.80 * at_511 / (1.80 * at_511 + at_1275)

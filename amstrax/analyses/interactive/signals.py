@@ -35,18 +35,10 @@ def waveforms(
 ) -> Any:
     """Return sum waveforms of peaks against time; a click in the legend hides a type.
 
-    Parameters
-    ----------
-    peaks
-        As of the data type peaks, shape (n,): of more than a few hundred, show the largest.
-    types
-        Types of the peaks, the column ``type`` of peak_basics; None: that of `peaks`.
-    start
-        Time that counts as 0 [ns since unix epoch]; None: that of the first peak.
-    log
-        Light on a logarithmic scale.
-    unit
-        Unit of time [ns] and its name; None: a suitable one.
+    `peaks` are as of the data type peaks, shape (n,): of more than a few hundred, show the largest.
+    `types` are as of peak_basics; None: those of `peaks`. `start` is the time that counts as 0 [ns
+    since unix epoch]; None: that of the first peak. `unit` is that of time [ns], and its name;
+    None: a suitable one. `log` is for light on a logarithmic scale.
     """
     types = peaks["type"] if types is None else np.asarray(types)
     start, unit = start_and_unit(peaks, start, unit)
@@ -96,14 +88,9 @@ def channels(
 ) -> Any:
     """Return records against time, a colour a channel; a click in the legend hides one.
 
-    Parameters
-    ----------
-    records
-        As of the data type records, shape (n,): of more than a few hundred, show the first.
-    start, unit
-        As of `waveforms`.
-    names
-        Of channels, in the legend; others have their numbers.
+    `records` are as of the data type records, shape (n,): of more than a few hundred, show the
+    first. `start` and `unit` are those of `waveforms`; channels without a name in `names` have
+    their numbers in the legend.
     """
     start, unit = start_and_unit(records, start, unit)
     figure = _bokeh.new_figure(
@@ -138,16 +125,9 @@ def waveform_display(
 ) -> Any:
     """Return peaks above the records of the same time, a Bokeh layout; both move together.
 
-    Parameters
-    ----------
-    records, peaks
-        As of these data types; peaks None for a detector without.
-    start
-        Time that counts as 0 [ns since unix epoch].
-    show_most
-        Show the largest so many peaks, and the first so many records.
-    width
-        Width of the layout [pixels].
+    `records` and `peaks` are as of these data types, peaks None for a detector without. `start` is
+    the time that counts as 0 [ns since unix epoch]. The largest `show_most` peaks and the first so
+    many records are shown, `width` [pixels] wide.
     """
     both = [rows for rows in (records, peaks) if rows is not None and len(rows)]
     span = max((int(strax.endtime(rows).max()) - start for rows in both), default=0)
@@ -198,7 +178,7 @@ def event(
                 height=230,
             )
         )  # fmt: skip
-    half = width // 3 * 3 // 2
+    half = width // 2
     signals = [_signal(event_row, prefix, half, area_unit) for prefix in ("s1", "s2")]
     per_channel = _area_per_channel(event_row, half, area_unit)
     pattern = _hit_pattern(event_row, top_channels, radius, half, area_unit)
