@@ -123,9 +123,16 @@ def plot_energy(
 ) -> Figure:
     """Draw cS2 against cS1 with lines, the Doke plot, and the spectrum with fitted peaks.
 
-    `cs1` and `cs2` are areas of all events, in `unit`, shape (n,). Ellipses of `lines` are those of
-    one and two standard deviations. `scale` gives the straight line of the Doke plot, and energies;
-    without it both are left out. `peaks` are by energy of a line [keV].
+    Parameters
+    ----------
+    cs1, cs2
+        Corrected areas of all events, in `unit`, shape (n,).
+    lines
+        Lines that were found: ellipses of one and two standard deviations.
+    scale
+        g1 and g2, for the straight line of the Doke plot and for energies; None: neither.
+    peaks
+        Energy of a line [keV] -> fitted peak.
     """
     figure, panels = style.panels_of(figure, 3, (4.8, 3.8))
     plane, doke, spectrum = panels
@@ -203,7 +210,10 @@ def plot_light_map(
 ) -> Figure:
     """Draw maps of light, and the relative statistical error of each bin; a row a map.
 
-    `maps` are those of `amstrax.calibration.maps`, by name.
+    Parameters
+    ----------
+    maps
+        Name -> map, as of `amstrax.calibration.maps`.
     """
     if figure is None:
         figure = style.new_figure((9, 3.8 * max(len(maps), 1)))
@@ -235,7 +245,12 @@ def plot_single_electrons(
 ) -> Figure:
     """Draw the spectrum of small peaks, the fit, and its parts of 1, 2, ... electrons.
 
-    `area` are areas of single_electrons, in `unit`, shape (n,). Without `fit` they are drawn alone.
+    Parameters
+    ----------
+    area
+        Areas of single_electrons, in `unit`, shape (n,).
+    fit
+        Fit to them; None: draw areas only.
     """
     axes = style.new_axes() if axes is None else axes
     axes.set(xlabel=f"Area [{unit}]", ylabel="Peaks per bin")

@@ -114,8 +114,12 @@ def plot_gains(
 ) -> Figure:
     """Draw the spectrum of areas of each channel, the fit, and its part of 0 to 3 photoelectrons.
 
-    `pulses` are as of led_calibration, shape (n,), and `gains` those that
-    `amstrax.calibration.gains.channel_gains` finds in them.
+    Parameters
+    ----------
+    pulses
+        As of led_calibration, shape (n,).
+    gains
+        As of `amstrax.calibration.gains.channel_gains`, of these pulses.
     """
     figure, panels = style.panels_of(figure, len(gains), (5, 3.8))
     if not gains:

@@ -47,9 +47,14 @@ class PulseNumber(NamedTuple):
 def pulses_of(raw_records: np.ndarray, n_baseline: int = 20) -> Pulses:
     """Return the pulses of raw records, which follow each other in any order.
 
-    `raw_records` are fragments as of ``raw_records`` or ``raw_records_v1730``, shape (m,); baseline
-    and noise are those of the first `n_baseline` samples, before the trigger. Raises InvalidOption
-    (a ValueError) when a pulse lacks its beginning, as at an edge of a range.
+    Raises InvalidOption (a ValueError) when a pulse lacks its beginning, as at an edge of a range.
+
+    Parameters
+    ----------
+    raw_records
+        Fragments as of ``raw_records`` or ``raw_records_v1730``, shape (m,).
+    n_baseline
+        Number of samples before the trigger, of which baseline and noise are.
     """
     rows = raw_records[np.lexsort((raw_records["time"], raw_records["channel"]))]
     starts = np.flatnonzero(rows["record_i"] == 0)

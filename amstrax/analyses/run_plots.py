@@ -27,8 +27,12 @@ def plot_rates(
 ) -> Figure:
     """Draw rates against time, with standard errors as bands.
 
-    `series` are rates as of `amstrax.analyses.quantities.rates`, by name; lines without a color or
-    a style by their name get one each.
+    Parameters
+    ----------
+    series
+        Name -> rates, as of `amstrax.analyses.quantities.rates`.
+    colors, styles
+        Of lines, by name; other names get one each.
     """
     axes = style.new_axes((9, 4)) if axes is None else axes
     axes.set(xlabel="Time since the start of the run [s]", ylabel="Rate [Hz]")
@@ -62,8 +66,12 @@ def plot_comparison(
 ) -> Figure:
     """Draw histograms of several runs over each other, a panel a quantity.
 
-    `panels` have label, name of the run -> histogram, and whether the scale is logarithmic;
-    `ylabel` is the unit of the histograms.
+    Parameters
+    ----------
+    panels
+        Of each panel its label, name of the run -> histogram, and whether the scale is logarithmic.
+    ylabel
+        Unit of the histograms.
     """
     figure, all_axes = style.panels_of(figure, len(panels))
     handles: list = []
@@ -100,10 +108,17 @@ def plot_trends(
 ) -> Figure:
     """Draw rows of trends against the start of the runs: a panel a quantity.
 
-    The newest row of each run is drawn; flagged ones have a circle. `table` is that of
-    `amstrax.analyses.tables.trends_table`. `quantities` are named ``"s1_rate"``, ``"baseline"``
-    (all channels) or ``"baseline_0"``; None: all that the table has. Lowest and highest values in
-    `limits` (None: none) are dashed lines.
+    The newest row of each run is drawn; flagged ones have a circle.
+
+    Parameters
+    ----------
+    table
+        As of `amstrax.analyses.tables.trends_table`.
+    quantities
+        Names as ``"s1_rate"``, ``"baseline"`` (all channels) or ``"baseline_0"``; None: all that
+        the table has.
+    limits
+        Lowest and highest value (None: none) of quantities, drawn as dashed lines.
     """
     table = table[table["start"].notna()].sort_values("time")
     table = table.drop_duplicates("run_id", keep="last").sort_values("start")

@@ -30,10 +30,16 @@ def plot_peaks(
 ) -> Figure:
     """Draw sum waveforms of peaks against time, coloured by their type.
 
-    `peaks` are as of the data type peaks, shape (n,): a few hundred at most can be told apart.
-    `types` are as of peak_basics; None: those of `peaks`. `start` is the time that counts as 0 [ns
-    since unix epoch]; None: that of the first peak. Raises ValueError when `types` has another
-    length than `peaks`.
+    Raises ValueError when `types` has another length than `peaks`.
+
+    Parameters
+    ----------
+    peaks
+        As of the data type peaks, shape (n,): a few hundred at most can be told apart.
+    types
+        Types of the peaks, the column ``type`` of peak_basics; None: that of `peaks`.
+    start
+        Time that counts as 0 [ns since unix epoch]; None: that of the first peak.
     """
     axes = style.new_axes((9, 4)) if axes is None else axes
     types = peaks["type"] if types is None else np.asarray(types)
@@ -84,8 +90,12 @@ def plot_records(
 ) -> Figure:
     """Draw records against time, a colour a channel.
 
-    `records` are as of the data type records, shape (n,): a few hundred at most can be told apart.
-    `start` is the time that counts as 0 [ns since unix epoch]; None: that of the first record.
+    Parameters
+    ----------
+    records
+        As of the data type records, shape (n,): a few hundred at most can be told apart.
+    start
+        Time that counts as 0 [ns since unix epoch]; None: that of the first record.
     """
     axes = style.new_axes((9, 4)) if axes is None else axes
     start, (unit, name) = start_and_unit(records, start)
@@ -117,8 +127,14 @@ def plot_matrix(
 ) -> Figure:
     """Draw a matrix of waveforms: time to the right, channels upward, light as colour.
 
-    `matrix`, in `unit`, has the shape (n_samples, n_channels), as of ``st.records_matrix``;
-    `times`, shape (n_samples + 1,), are the edges of the samples [s since the start of the run].
+    Parameters
+    ----------
+    matrix
+        Shape (n_samples, n_channels), as of ``st.records_matrix``, in `unit`.
+    times
+        Edges of the samples [s since the start of the run], shape (n_samples + 1,).
+    channels
+        Channel of each column.
     """
     axes = style.new_axes((9, 3.5)) if axes is None else axes
     unit_ns, name = time_unit(int((times[-1] - times[0]) * 1e9))

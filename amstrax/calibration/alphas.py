@@ -56,9 +56,16 @@ def find_alphas(area: np.ndarray, fraction_top: np.ndarray, unit: str = "PE") ->
     fitted by a binned likelihood; the two lower ones, which overlap, have one relative width. The
     scale is the mean of energy / position of the lines; light need not be proportional to energy.
 
-    S1s have an `area`, in `unit`, and a `fraction_top` of it in the top PMT [1], both of shape
-    (n,); those that are not of alphas are smaller. Raises NoResult (a ValueError) for too few
-    alphas, or without three lines.
+    Raises NoResult (a ValueError) for too few alphas, or without three lines.
+
+    Parameters
+    ----------
+    area
+        Areas of S1s, shape (n,); other S1s than those of alphas are smaller.
+    fraction_top
+        Fraction of it in the top PMT [1], shape (n,).
+    unit
+        Unit of the areas.
     """
     area, fraction_top = (np.asarray(x, dtype=np.float64) for x in (area, fraction_top))
     good = np.isfinite(area) & (area > 0) & (fraction_top > 0) & (fraction_top < 1)
@@ -377,8 +384,13 @@ def tails_of(records: np.ndarray, window: tuple[float, float] = (30.0, 100.0)) -
     """Return tails of the bright pulses of a channel, as `photoelectron_area` takes them.
 
     Bright are those of a fifth or more of the area of the brightest percent, in two fragments.
-    `records`, as radon_records, are of one channel; the tail is within `window` after the maximum
-    [ns].
+
+    Parameters
+    ----------
+    records
+        Of pulses of one channel without baseline, as radon_records.
+    window
+        Start and end of the tail, after the maximum [ns].
     """
     own = np.sort(records, order=("time",))
     rows = np.flatnonzero((own["record_i"][:-1] == 0) & (own["record_i"][1:] == 1))

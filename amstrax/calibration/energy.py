@@ -279,9 +279,16 @@ def _scale(
 def fit_peak(energies: np.ndarray, expected: float, width: float | None = None) -> PeakFit:
     """Return a Gaussian peak near an energy, on a straight background, by a binned likelihood.
 
-    `energies` of events have the shape (n,), `expected` is that of the line, `width` the first
-    guess of its standard deviation, by default 8 %; all in keV. Raises NoResult (a ValueError) for
-    too few events, or without a peak.
+    Raises NoResult (a ValueError) for too few events, or without a peak.
+
+    Parameters
+    ----------
+    energies
+        Of events [keV], shape (n,).
+    expected
+        Energy of the line [keV].
+    width
+        First guess of its standard deviation [keV]; None: 8 %.
     """
     from scipy.special import ndtr, xlogy
 

@@ -203,9 +203,15 @@ def fit_gain(pulses: np.ndarray, start: Gain | None = None) -> Gain:
     mean size for them; half the difference of the gains for a small and a large one is the
     systematic error.
 
-    `pulses` are as of led_calibration, of one channel, shape (n,); `start` has start values, by
-    default those of `mean_gain`. Raises NoGain (a ValueError) for too few pulses, too little light,
-    too much, or a spectrum of another shape, where no minimum is found.
+    Raises NoGain (a ValueError) for too few pulses, too little light, too much, or a spectrum of
+    another shape, where no minimum is found.
+
+    Parameters
+    ----------
+    pulses
+        As of led_calibration, of one channel, shape (n,).
+    start
+        Start values; None: those of `mean_gain`.
     """
     pulses = _usable(pulses)
     start = mean_gain(pulses) if start is None else start

@@ -13,12 +13,18 @@ HALF_LIFE = 154.4
 def half_life(delays: np.ndarray, shortest: float, longest: float) -> Result:
     """Return the half-life [ns] from delays, by likelihood of a truncated exponential.
 
-    Delays of second S1s [ns] are exponential from `shortest` to before `longest`, with the same
-    efficiency at all; others are left out. The interval is where the log-likelihood is within 0.5
-    of its maximum.
+    Delays are exponential between the limits, with the same efficiency at all. The interval is
+    where the log-likelihood is within 0.5 of its maximum.
 
     Raises InvalidOption (a ValueError) unless 0 <= shortest < longest, and NoResult (a ValueError)
     with fewer than 20 delays, or delays that do not fall off.
+
+    Parameters
+    ----------
+    delays
+        Delays of the second S1 [ns]; those outside of [shortest, longest) are left out.
+    shortest, longest
+        Limits of the fit [ns].
     """
     if not 0 <= shortest < longest < np.inf:
         raise InvalidOption(

@@ -49,9 +49,16 @@ def s1_map(
     A bin with fewer than `min_events` takes in its neighbours in r, which differ less than those in
     z, on both sides, until there are enough. Bins of equal width in r^2 are equally full.
 
-    Positions `r`, `z` [mm] and uncorrected areas `s1` [PE] of the events of one line have the shape
-    (n,); edges of bins increase [mm]. Raises NoResult (a ValueError) for too few events in a slice
-    of z.
+    Raises NoResult (a ValueError) for too few events in a slice of z.
+
+    Parameters
+    ----------
+    r, z, s1
+        Position [mm] and uncorrected S1 area [PE] of the events of one line, shape (n,).
+    r_edges, z_edges
+        Edges of the bins, increasing [mm].
+    min_events
+        Least number of events that the value of a bin is made from.
     """
     events = _Binned("rz", (r, z), s1, (r_edges, z_edges))
     n_r, n_z = events.shape
@@ -85,9 +92,17 @@ def s2_map(
     A bin with fewer than `min_events` takes in its neighbours, a ring at a time, until there are
     enough. Bins without events are 0: corrected_areas takes the nearest other one there.
 
-    Reconstructed positions `x`, `y` [mm] and areas `cs2` [PE], corrected for lost electrons only,
-    of the events of one line have the shape (n,); edges of bins increase [mm]. Raises NoResult (a
-    ValueError) for too few events in all bins together.
+    Raises NoResult (a ValueError) for too few events in all bins together.
+
+    Parameters
+    ----------
+    x, y, cs2
+        Reconstructed position [mm] and S2 area [PE], corrected for lost electrons only, of the
+        events of one line, shape (n,).
+    x_edges, y_edges
+        Edges of the bins, increasing [mm].
+    min_events
+        As of `s1_map`.
     """
     events = _Binned("xy", (x, y), cs2, (x_edges, y_edges))
 
@@ -117,16 +132,27 @@ def maps_of_events(
     radius: float = XAMS_VOLUME.radius,
     depth: float = XAMS_VOLUME.depth,
 ) -> dict[str, LightMap]:
-    """Return the maps `names` of the densest line in cS1 and cS2.
+    """Return maps of the densest line in cS1 and cS2.
 
     Events count within three standard deviations of the line in the other signal, which does not
-    select those of more or less light. Positions outside of the volume of `radius` and `depth` [mm]
-    count in the outer bins.
+    select those of more or less light. Positions outside of the volume count in the outer bins.
 
-    `events` are as of event_info without s2_map, shape (n,), of which those with cS1 and cS2 in
-    `ranges` [PE] count. `n_bins` are those of s1_map in r, with equal areas, and in z, and of
-    s2_map in x, and as many in y; `min_events` is as of `s1_map`. Raises NoResult (a ValueError)
-    without a line, or for too few events.
+    Raises NoResult (a ValueError) without a line, or for too few events.
+
+    Parameters
+    ----------
+    events
+        As of event_info without s2_map, shape (n,).
+    n_bins
+        Of s1_map in r, with equal areas, and in z; of s2_map in x, and as many in y.
+    names
+        Maps to make.
+    ranges
+        cS1 and cS2 of events that count [PE].
+    min_events
+        As of `s1_map`.
+    radius, depth
+        Of the volume [mm].
     """
     line = find_line(np.nan, events["cs1"], events["cs2"], *ranges)
     sigma = np.sqrt(np.diag(line.covariance))

@@ -49,9 +49,18 @@ def bootstrap(
 ) -> np.ndarray:
     """Return estimates for random samples of rows with replacement, shape (<= n_samples, k).
 
-    B. Efron, Ann. Statist. 7 (1979) 1. `estimate` returns k numbers for indices of rows, shape
-    (n_rows,). Samples for which it raises NoResult are left out; if these are more than half,
-    NoResult is raised.
+    B. Efron, Ann. Statist. 7 (1979) 1. Samples for which `estimate` raises NoResult are left out.
+
+    Raises NoResult if more than half of the samples have no estimate.
+
+    Parameters
+    ----------
+    estimate
+        Returns k numbers for indices of rows, which have shape (n_rows,).
+    n_rows
+        Number of rows.
+    n_samples, seed
+        Number of samples, and seed of the random numbers.
     """
     rng = np.random.default_rng(seed)
     found = []
@@ -82,8 +91,16 @@ def minuit(
 ) -> "Minuit":
     """Return iminuit's object, not yet minimised, for a cost that is a chi-square or -2 ln L.
 
-    `start` has the values of the parameters in the order of `cost`, which takes them by position;
-    `limits` are lowest and highest values. The parameter `fixed` keeps its start value.
+    Parameters
+    ----------
+    cost
+        Function of the parameters, by position.
+    start
+        Parameter -> start value, in the order of `cost`.
+    limits
+        Parameter -> lowest and highest value.
+    fixed
+        Parameter that keeps its start value.
     """
     from iminuit import Minuit
 

@@ -57,9 +57,14 @@ def select(
 ) -> np.ndarray:
     """Return the areas of small peaks that may be electrons [PE], shape (m,).
 
-    `peaks`, with columns ``area``, ``delay`` and ``range_50p_area`` of single_electrons, have the
-    shape (n,). They come from `min_delay` to before `max_delay` [us] after the end of a large peak,
-    and the central 50 % of the area is at least `min_width` wide [ns].
+    Parameters
+    ----------
+    peaks
+        With the columns ``area``, ``delay`` and ``range_50p_area`` of single_electrons, shape (n,).
+    min_delay, max_delay
+        Time after the end of a large peak, the latter excluded [us].
+    min_width
+        Least width of the central 50 % of the area [ns].
     """
     delay = peaks["delay"] / 1e3
     chosen = (delay >= min_delay) & (delay < max_delay) & (peaks["range_50p_area"] >= min_width)
@@ -102,9 +107,15 @@ def _skewness(gain: float, spread: float) -> float:
 def fit_electrons(area: np.ndarray, lowest: float = 2.5) -> ElectronFit:
     """Return the gain of single electrons from areas of small peaks, by a binned likelihood.
 
-    The fit to `area` [PE], of peaks so long after large ones that electrons are alone, starts at
-    `lowest` [PE], above the area of a dark count. Raises NoResult (a ValueError) for too few peaks,
-    or without a peak in the spectrum there.
+    Raises NoResult (a ValueError) for too few peaks, or without a peak in the spectrum above
+    `lowest`.
+
+    Parameters
+    ----------
+    area
+        Areas of single_electrons at a time after large peaks when electrons are alone [PE].
+    lowest
+        The fit starts here [PE]: above the area of a dark count.
     """
     from scipy.special import xlogy
 
@@ -160,8 +171,12 @@ def fit_electrons(area: np.ndarray, lowest: float = 2.5) -> ElectronFit:
 def g2_of_electrons(gain: Result, extraction: tuple[float, float]) -> Result:
     """Return g2 = gain x extraction efficiency [PE/electron], independent of lines and of W.
 
-    `gain` is that of `fit_electrons`, `extraction` the efficiency for the field at the liquid's
-    surface, and its error.
+    Parameters
+    ----------
+    gain
+        Of `fit_electrons` [PE/electron].
+    extraction
+        Extraction efficiency of the field at the liquid's surface, and its error.
     """
     share, error = extraction
     value = gain.value * share

@@ -73,8 +73,14 @@ def of_peaks(types: np.ndarray, seconds: float) -> Part:
 def of_events(events: np.ndarray, seconds: float, energy: float | None = None) -> Part:
     """Return the event rate, lifetime, drift times of gate and cathode, and yields of a line.
 
-    `events` have `EVENT_COLUMNS`, shape (n,), `seconds` is the live time. Most events are of a line
-    of `energy` [keV]; None: there are no yields.
+    Parameters
+    ----------
+    events
+        With `EVENT_COLUMNS`, shape (n,).
+    seconds
+        Live time [s].
+    energy
+        Of the line that most events are of [keV]; None: there are no yields.
     """
     values: dict[str, float] = {}
     reasons: dict[str, str] = {}
@@ -118,9 +124,14 @@ def of_channels(
 ) -> Part:
     """Return the numbers of channels under their names in a row.
 
-    `numbers`, by channel, are baseline, noise and pulse rate, as of `CHANNEL_QUANTITIES`; `areas`
-    those of pulses in a second of live time [ADC counts x samples / s]; and `gains` are in PE per
-    ADC count x sample, None, or 0, where not known.
+    Parameters
+    ----------
+    numbers
+        Channel -> its baseline, noise and pulse rate, as of `CHANNEL_QUANTITIES`.
+    areas
+        Channel -> area of its pulses in a second of live time [ADC counts x samples / s].
+    gains
+        Gain of each channel [PE per ADC count x sample]; None, or 0: not known.
     """
     values = {
         f"{name}_{channel}": float(value)

@@ -79,10 +79,15 @@ def find_hits(
 
     An interval ends at the end of its record. Areas and heights include the fractional part of the
     baseline. Hits are in the order of the records, or with `by_time` in that of `sort_by_time`.
-
-    `records` are baselined, of `strax.record_dtype`, shape (n,). Of the thresholds [ADC counts
-    above baseline] and [rms of the baseline], one value or one per channel, the higher counts.
     Raises ValueError when a record's channel has no threshold, or a record is longer than its data.
+
+    Parameters
+    ----------
+    records
+        Baselined records, `strax.record_dtype`, shape (n,).
+    min_amplitude, min_height_over_noise
+        Thresholds [ADC counts above baseline] and [rms of the baseline], one value or one per
+        channel; the higher of both counts.
     """
     thresholds = min_amplitude, min_height_over_noise
     per_channel = [np.size(x) for x in thresholds if np.ndim(x)]

@@ -96,9 +96,15 @@ def match_truth(truth: np.ndarray, events: np.ndarray) -> np.ndarray:
     events that share an event are merged: all have the same ``event``, and only one is the main
     one. A true event without S2 has none.
 
-    `truth` is as of `amstrax.simulation.load_truth`, shape (n,). `events`, shape (e,), have time,
-    endtime, and ``PREFIX_time``, ``PREFIX_endtime`` for the prefixes s1, alt_s1, s2, alt_s2, as of
-    event_basics. Raises ValueError when a table is not sorted by time.
+    Raises ValueError when a table is not sorted by time.
+
+    Parameters
+    ----------
+    truth
+        As of `amstrax.simulation.load_truth`, shape (n,), sorted by time.
+    events
+        Shape (e,), sorted by time: time, endtime, and ``PREFIX_time``, ``PREFIX_endtime`` for the
+        prefixes s1, alt_s1, s2, alt_s2, as of event_basics.
     """
     _check_sorted(truth, "truth")
     _check_sorted(events, "events")
@@ -132,9 +138,14 @@ def match_truth(truth: np.ndarray, events: np.ndarray) -> np.ndarray:
 def match_peaks(truth: np.ndarray, peaks: np.ndarray) -> np.ndarray:
     """Return the `Outcome` and the peaks of S1 and S2 of true events: `PEAK_MATCH_DTYPE`, (n,).
 
-    `truth` is as of `amstrax.simulation.load_truth`, shape (n,). `peaks`, with time, endtime (or
-    length and dt), area and type, have the shape (p,). Raises ValueError when a table is not sorted
-    by time, or peaks overlap.
+    Raises ValueError when a table is not sorted by time, or peaks overlap.
+
+    Parameters
+    ----------
+    truth
+        As of `amstrax.simulation.load_truth`, shape (n,), sorted by time.
+    peaks
+        Shape (p,), sorted by time and disjoint: time, endtime (or length and dt), area, type.
     """
     first, beyond = _peak_ranges(truth, peaks)
     n_signals = _count_covering(first.ravel(), beyond.ravel(), len(peaks))

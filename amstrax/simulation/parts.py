@@ -286,9 +286,16 @@ def peak_composition(
     """Return what peaks are made of: `PEAK_TRUTH_DTYPE`, shape (p,).
 
     Light belongs to the peak in whose time its mean time is. Light of less than `GRAIN` is in one
-    row, so that some of it at the edges of peaks may count for a neighbour. `peaks`, with time and
-    endtime, shape (p,), are disjoint, and of `sensor`: light of others does not count. `light` has
-    rows of `LIGHT_DTYPE`; both are sorted by time.
+    row, so that some of it at the edges of peaks may count for a neighbour.
+
+    Parameters
+    ----------
+    peaks
+        Shape (p,), sorted by time and disjoint: time, endtime.
+    light
+        Rows of `LIGHT_DTYPE`, sorted by time.
+    sensor
+        Sensor of the peaks; light of others does not count.
     """
     n = len(peaks)
     result = np.zeros(n, dtype=PEAK_TRUTH_DTYPE)

@@ -55,8 +55,14 @@ class NestYields:
     def mean(self, kind: int, energy: float, delay: float = 0.0):
         """Return NEST's mean yields, with ``PhotonYield`` and ``ElectronYield``, of a deposit.
 
-        `kind` is an `Interaction` in the liquid, `energy` is in keV, and `delay` that of the 9.4
-        keV of Kr-83m after its 32.1 keV [ns].
+        Parameters
+        ----------
+        kind
+            An `Interaction` in the liquid.
+        energy
+            [keV]
+        delay
+            After the 32.1 keV of Kr-83m, for its 9.4 keV [ns].
         """
         if kind in (Interaction.KR83M_FIRST, Interaction.KR83M_SECOND):
             # Yields of the 9.4 keV depend on the delay after the 32.1 keV, within 1 ns

@@ -164,10 +164,21 @@ class EquivalentData(strax.StorageFrontend):
     A context searches it last, so data of its own release takes precedence. Unlike `find`,
     `find_several` does not read run documents: it checks only whether data is stored.
 
-    `frontends`, `registry` and `run_values` are those of the context; data of plugin classes from
-    outside amstrax has no equivalent. `channel_map` is that of the context, or the string that
-    names it in run documents. `documents` are those given to the context, by run; others are
-    fetched from `frontends`. `keys` caches keys of equal data as long as `registry` stays the same.
+    Parameters
+    ----------
+    frontends
+        Storage of the context.
+    registry
+        Plugin classes of the context, by data type. Data of classes from outside amstrax has no
+        equivalent.
+    channel_map
+        Channel map of the context, or the string that names it in run documents.
+    run_values
+        Values of run documents, for such a string.
+    documents
+        Run documents given to the context, by run; others are fetched from `frontends`.
+    keys
+        Cache of keys of equal data, valid as long as `registry` stays the same.
     """
 
     provide_superruns = True

@@ -208,8 +208,15 @@ def split_array(
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Return data left of a time [ns], data right of it, and the time, as `strax.split_array`.
 
-    `data`, shape (n,), are sorted by time. If an element extends over `t`, strax.CannotSplit is
-    raised or, with `allow_early_split`, they are split at the latest possible time before it.
+    Parameters
+    ----------
+    data
+        Sorted by time, shape (n,).
+    t
+        Where to split.
+    allow_early_split
+        If an element extends over `t`, split at the latest possible time before it instead of
+        raising `strax.CannotSplit`.
     """
     if not len(data):
         return data[:0], data[:0], t

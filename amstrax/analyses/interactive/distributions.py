@@ -93,8 +93,14 @@ def peak_source(peaks: np.ndarray, start: int = 0, most: int = MOST, unit: str =
     ``rise_time`` [ns], ``n_channels``, ``type``, ``type_name`` and ``color`` (RGBA, a byte each),
     its ``tags`` ``[{"shown": rows, "of": n, "unit": unit}]``.
 
-    `peaks` are as of peak_basics, shape (n,): of more than `most` a random subset, the same each
-    time. `start` is that of the run [ns since unix epoch].
+    Parameters
+    ----------
+    peaks
+        As of peak_basics, shape (n,).
+    start
+        Start of the run [ns since unix epoch].
+    most
+        Most rows; of more peaks a random subset, the same each time.
     """
     rows = random_subset(len(peaks), most)
     peaks_shown = peaks[rows]
@@ -187,11 +193,20 @@ def scatter(
     hover: Sequence[str] = (),
     **options: Any,
 ) -> Any:
-    """Return a scatter plot of the columns `x` and `y` of a source.
+    """Return a scatter plot of two columns of a source.
 
-    `source` is one of `event_source` or `peak_source`; the title adds the number of rows of a
-    random subset. Logarithmic scales (`log`, of x and y) show only values above 0. The columns
-    `hover` are shown under the mouse too.
+    Parameters
+    ----------
+    source
+        As of `event_source` or `peak_source`.
+    x, y
+        Columns.
+    title
+        The figure adds the number of rows of a random subset.
+    log
+        Logarithmic scales, of x and y, which show only values above 0.
+    hover
+        Columns that are shown under the mouse, besides x and y.
     """
     figure = _bokeh.new_figure(
         _counted_title(title, source), _label(x, source), _label(y, source), log, **options
@@ -263,10 +278,18 @@ def density(
 ) -> Any:
     """Return a histogram in two dimensions as an image, of any number of rows.
 
-    `x` and `y` have the shape (n,), `n_bins` is the number of bins in each direction, `log` and
-    `labels` are of x and y. Values that are not finite, or not above 0 on a logarithmic scale, are
-    left out. Points of a random subset can be put above it, as ``figure.scatter(...,
-    source=source)``.
+    Points of a random subset can be put above it, as ``figure.scatter(..., source=source)``.
+
+    Parameters
+    ----------
+    x, y
+        Shape (n,). Values that are not finite, or not above 0 on a logarithmic scale, are left out.
+    n_bins
+        Number of bins in each direction.
+    log
+        Logarithmic scales, of x and y.
+    labels
+        Of the axes.
     """
     models = _bokeh.bokeh().models
     counts = histogram_2d(x, y, n_bins, log=log)
@@ -305,15 +328,28 @@ def value_histogram(
     title: str = "",
     **options: Any,
 ) -> Any:
-    """Return a histogram of a column of a source, as of `event_source`, `peak_source` or
-    `led_source`.
-
-    The `label` of the axis is by default that of the column; `limits` are first and last edge, by
-    default of all finite values; `log_x` and `log_y` are for logarithmic scales. With `linked`,
-    selected rows are a second histogram, and the tool x-box select selects a range. The browser
-    compiles JavaScript for this: its content security policy has to allow ``unsafe-eval``.
+    """Return a histogram of a column of a source.
 
     Raises InvalidOption (a ValueError) when the source has no such column.
+
+    Parameters
+    ----------
+    source
+        As of `event_source`, `peak_source` or `led_source`.
+    column
+        Column to count.
+    label
+        Of the axis; None: that of the column.
+    n_bins
+        Number of bins.
+    log_x, log_y
+        Logarithmic scales.
+    linked
+        Show the selected rows as a second histogram, and select a range with the tool x-box
+        select. The browser compiles JavaScript for this: its content security policy has to allow
+        ``unsafe-eval``.
+    limits
+        First and last edge; None: all finite values.
     """
     label = _label(column, source) if label is None else label
     if column not in source.data:
@@ -460,9 +496,14 @@ def rates(
 ) -> Any:
     """Return rates against time, with standard errors as bands; a click in the legend hides one.
 
-    `series` are rates as of `amstrax.analyses.quantities.rates`, by name. A logarithmic scale
-    (`log`) shows no empty bins. Lines without a color in `colors`, by name, have that of their type
-    of peak, or one each.
+    Parameters
+    ----------
+    series
+        Name -> rates, as of `amstrax.analyses.quantities.rates`.
+    log
+        Rates on a logarithmic scale, without empty bins.
+    colors
+        Of lines, by name; others have the color of their type of peak, or one each.
     """
     figure = _bokeh.new_figure(
         title,
@@ -512,8 +553,12 @@ def comparison(
 ) -> list[Any]:
     """Return columns of two figures each: histograms of several runs, and ratios to the first run.
 
-    `panels` have label, name of the run -> histogram, and whether the scale is logarithmic;
-    `y_label` is the unit of the histograms.
+    Parameters
+    ----------
+    panels
+        Of each its label, name of the run -> histogram, and whether the scale is logarithmic.
+    y_label
+        Unit of the histograms.
     """
     layouts, models = _bokeh.bokeh().layouts, _bokeh.bokeh().models
     result = []

@@ -35,10 +35,18 @@ def waveforms(
 ) -> Any:
     """Return sum waveforms of peaks against time; a click in the legend hides a type.
 
-    `peaks` are as of the data type peaks, shape (n,): of more than a few hundred, show the largest.
-    `types` are as of peak_basics; None: those of `peaks`. `start` is the time that counts as 0 [ns
-    since unix epoch]; None: that of the first peak. `unit` is that of time [ns], and its name;
-    None: a suitable one. `log` is for light on a logarithmic scale.
+    Parameters
+    ----------
+    peaks
+        As of the data type peaks, shape (n,): of more than a few hundred, show the largest.
+    types
+        Types of the peaks, the column ``type`` of peak_basics; None: that of `peaks`.
+    start
+        Time that counts as 0 [ns since unix epoch]; None: that of the first peak.
+    log
+        Light on a logarithmic scale.
+    unit
+        Unit of time [ns] and its name; None: a suitable one.
     """
     types = peaks["type"] if types is None else np.asarray(types)
     start, unit = start_and_unit(peaks, start, unit)
@@ -88,9 +96,14 @@ def channels(
 ) -> Any:
     """Return records against time, a colour a channel; a click in the legend hides one.
 
-    `records` are as of the data type records, shape (n,): of more than a few hundred, show the
-    first. `start` and `unit` are those of `waveforms`; channels without a name in `names` have
-    their numbers in the legend.
+    Parameters
+    ----------
+    records
+        As of the data type records, shape (n,): of more than a few hundred, show the first.
+    start, unit
+        As of `waveforms`.
+    names
+        Of channels, in the legend; others have their numbers.
     """
     start, unit = start_and_unit(records, start, unit)
     figure = _bokeh.new_figure(
@@ -125,9 +138,16 @@ def waveform_display(
 ) -> Any:
     """Return peaks above the records of the same time, a Bokeh layout; both move together.
 
-    `records` and `peaks` are as of these data types, peaks None for a detector without. `start` is
-    the time that counts as 0 [ns since unix epoch]. The largest `show_most` peaks and the first so
-    many records are shown, `width` [pixels] wide.
+    Parameters
+    ----------
+    records, peaks
+        As of these data types; peaks None for a detector without.
+    start
+        Time that counts as 0 [ns since unix epoch].
+    show_most
+        Show the largest so many peaks, and the first so many records.
+    width
+        Width of the layout [pixels].
     """
     both = [rows for rows in (records, peaks) if rows is not None and len(rows)]
     span = max((int(strax.endtime(rows).max()) - start for rows in both), default=0)
