@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from amstrax import analyses
 from amstrax.commands import base, calibrating
-from amstrax.exceptions import NoResult
+from amstrax.exceptions import NoResult, UsageError
 from amstrax.rundb.leases import Stop
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
         units.append(analyses.loading.area_unit(st, run_id, PEAKS))
 
     peaks = calibrating.load_together(args, (PEAKS,), COLUMNS, stop, look)
+    if len(set(units)) > 1:
+        raise UsageError(f"some runs have gains and some do not: {', '.join(args.run_ids)}")
     fit, delays = alphas.alphas_of_peaks(peaks, units[-1], args.max_width, args.min_area)
     if fit.p_value < _ODD_P_VALUE:
         log.warning(

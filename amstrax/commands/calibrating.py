@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from amstrax import run_metadata, rundoc, strict_json
+from amstrax import analyses, run_metadata, rundoc, strict_json
 from amstrax.auto_processing import amstraxer
 from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.commands import base
@@ -303,6 +303,20 @@ def load_together(*args: Any) -> "np.ndarray":
     import numpy as np
 
     return np.concatenate(list(load(*args).values()))
+
+
+def needs_gains(data_type: str) -> "Callable[[str, strax.Context], None]":
+    """Return a function for `load` that raises UsageError for runs whose areas are not in PE."""
+
+    def look(run_id: str, st: "strax.Context") -> None:
+        unit = analyses.loading.area_unit(st, run_id, data_type)
+        if unit != analyses.quantities.PE:
+            raise UsageError(
+                f"areas of {data_type} of run {run_id} are in {unit}, and results are in PE: give "
+                "the gains, with --corrections_version or in the run document"
+            )
+
+    return look
 
 
 # Results

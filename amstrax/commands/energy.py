@@ -131,11 +131,14 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
     """Measure the energy scale.
 
-    Raises NoResult if a line is not found, or the chosen method has no result.
+    Raises NoResult if a line is not found, or the chosen method has no result; UsageError for runs
+    without gains.
     """
     import numpy as np
 
-    runs = calibrating.load(args, ("event_info",), _COLUMNS, stop)
+    runs = calibrating.load(
+        args, ("event_info",), _COLUMNS, stop, calibrating.needs_gains("event_info")
+    )
     lines, events = _find_lines(args, runs)
     cs1, cs2 = (np.concatenate([run[name] for run in runs.values()]) for name in ("cs1", "cs2"))
     scales = _scales(args, lines, events)

@@ -63,11 +63,14 @@ def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
     ------
     NoResult
         If small peaks are too few, or do not form a peak.
+    UsageError
+        If a run has no gains.
     """
     from amstrax.calibration.single_electrons import fit_electrons, select
 
     columns = ("time", "area", "delay", "range_50p_area")
-    peaks = calibrating.load_together(args, (DATA_TYPE,), columns, stop)
+    look = calibrating.needs_gains(DATA_TYPE)
+    peaks = calibrating.load_together(args, (DATA_TYPE,), columns, stop, look)
     area = select(peaks, args.min_delay, args.max_delay, args.min_width)
     fit = fit_electrons(area, args.min_area)
     if fit.p_value < _ODD_P_VALUE:

@@ -88,6 +88,17 @@ def test_energy_without_result(lines, capsys):
     assert "the same population as 60 keV" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [("energy", "--line", "60"), ("se-gain",)])
+def test_areas_that_are_not_in_pe(lines, tmp_path, capsys, command):
+    name, *options = command
+    options += [
+        f"--output_folder={tmp_path}",
+        '--context_kwargs={"init_rundb": false, "config": {"gain_to_pe_array": null}}',
+    ]
+    assert cli.main([name, *arguments(lines, "000360"), *options]) == 2
+    assert "of run 000360 are in ADC counts x samples" in capsys.readouterr().err
+
+
 def test_maps(lines, tmp_path, capsys):
     """The map of the run flattens the S1s of its line, which the context corrects with it."""
     folder, plot = tmp_path / "corrections", tmp_path / "m.png"
