@@ -225,6 +225,11 @@ def trends_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def trends_limits(rows: Iterable[Mapping[str, Any]]) -> dict[str, Sequence[float | None]]:
+    """Return the limits of rows of `amstrax trends`, by quantity; of two, that of the later row."""
+    return {name: pair for row in rows for name, pair in (row.get("limits") or {}).items()}
+
+
 def plot_trends(
     context: strax.Context,
     run_ids: str | Sequence[str] | None = None,
@@ -249,5 +254,4 @@ def plot_trends(
     wanted = None if quantities is None else strax.to_str_tuple(quantities)
     check_names(wanted or ())
     rows = _rows_of_trends(context, run_ids, detector)
-    limits = {name: pair for row in rows for name, pair in row["limits"].items()}
-    return run_plots.plot_trends(trends_table(rows), wanted, limits, figure)
+    return run_plots.plot_trends(trends_table(rows), wanted, trends_limits(rows), figure)

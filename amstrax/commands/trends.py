@@ -103,7 +103,7 @@ def work(args: argparse.Namespace, flagged: list[str], stop: Stop) -> str:
 
     Names of flagged runs are appended to `flagged`. Raises UsageError for an unknown quantity.
     """
-    from amstrax.analyses.tables import trends_table
+    from amstrax.analyses.tables import trends_limits, trends_table
     from amstrax.calibration import trends
 
     trends.check_names(args.quantity)
@@ -122,11 +122,10 @@ def work(args: argparse.Namespace, flagged: list[str], stop: Stop) -> str:
     if args.output is not None:
         write_table(trends_table(rows), args.output)
     if args.plot is not None:
-        limits = {name: pair for row in rows for name, pair in row["limits"].items()}
         calibrating.save_plot(
             args.plot,
             lambda: analyses.run_plots.plot_trends(
-                trends_table(rows), args.quantity or None, limits
+                trends_table(rows), args.quantity or None, trends_limits(rows)
             ),
         )
     return _text(rows)

@@ -119,7 +119,7 @@ def trend_figures(rows: list[dict[str, Any]]) -> list[Any]:
     table = tables.trends_table(rows)
     table = table[table["start"].notna()].sort_values("time")
     table = table.drop_duplicates("run_id", keep="last").sort_values("start")
-    limits = rows[-1].get("limits") or {}
+    limits = tables.trends_limits(rows)
     by_quantity: dict[str, list[str]] = {}
     for name in table.columns:
         quantity = quantity_of(name)[0]

@@ -1,10 +1,13 @@
-"""Figures of a run with more peaks than can be points."""
+"""Figures of runs with more peaks than can be points, and of trends."""
+
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from bokeh.models import Span
 from dashboard_server import SHORT
 
-from amstrax.dashboard import figures
+from amstrax.dashboard import figures, weeks_page
 from amstrax.dashboard.site import Site
 
 pytestmark = pytest.mark.slow
@@ -43,3 +46,14 @@ def test_peaks_of_selected_events_are_marked_where_not_all_are_points(context, m
     monkeypatch.setattr(figures, "MOST_MARKED", 3)
     found = figures.marks(context, SHORT, start, end)
     assert (len(found.columns["area"]), found.total) == (3, sum(is_in))
+
+
+def test_trends_have_the_limits_of_all_rows():
+    now = datetime.now(UTC)
+    common = {"start": now, "time": now, "values": {"s1_rate": 4.0, "s2_rate": 2.0}, "flags": []}
+    common |= {"error": None, "reasons": {}, "context": "xams", "lineage": "abc"}
+    limits = ({"s1_rate": [None, 5.0]}, {"s2_rate": [1.0, 3.0]}, None)
+    rows = [common | {"name": f"{n:06d}", "limits": limits[n]} for n in range(3)]
+    drawn = weeks_page.trend_figures(rows)
+    ends = {x.title.text: sorted(span.location for span in x.select(Span)) for x in drawn}
+    assert ends == {"s1_rate": [5.0], "s2_rate": [1.0, 3.0]}
