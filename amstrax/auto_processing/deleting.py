@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from amstrax import rundoc, settings, strict_json
+from amstrax import rundoc, settings
 from amstrax.auto_processing import copying, rsync
 from amstrax.auto_processing.copying import Destination, Document
 from amstrax.commands.base import RetryBackoff, describe_error
@@ -408,7 +408,8 @@ def delete_data(
     places = [p / name for p in chosen if (p / name).is_dir() or aside(p / name).is_dir()]
     if not places:
         raise DeletionRefused(f"{its} is not on this machine: see `amstrax rundb storage`")
-    if not any(_is_complete(x) for p in parents for x in p.glob(f"{prefix}*") if x.name != name):
+    others = (x for p in parents for x in p.glob(f"{prefix}*") if x.name != name)
+    if not any(map(stored.is_complete, others)):
         raise DeletionRefused(f"{its} is the only {data_type} of the run here: it is kept")
     status = documents.status_of(document).status
     if status in ("submitted", "running") or documents.is_claimed(document):
@@ -432,16 +433,6 @@ def delete_data(
         for place in places:
             remove_folder(place)
         return n_bytes
-
-
-def _is_complete(folder: Path) -> bool:
-    """Return whether a folder of data was written to its end."""
-    path = folder / f"{folder.name.partition('-')[2]}-metadata.json"
-    try:
-        metadata = strict_json.load_object(path, DeletionRefused)
-    except DeletionRefused:
-        return False
-    return "writing_ended" in metadata and "exception" not in metadata
 
 
 def _entries(data: object, run_dir: Path) -> list[dict[str, Any]]:

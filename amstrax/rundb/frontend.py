@@ -22,7 +22,7 @@ import strax
 import amstrax
 from amstrax import settings
 from amstrax.exceptions import InvalidOption, RunDatabaseUnreachable, RunNotFound
-from amstrax.rundb import connection, documents
+from amstrax.rundb import connection, documents, stored
 from amstrax.rundoc import MISSING_LIVE_DATA
 from amstrax.strax_ext.storage import CheckedBackend, CheckedSaver
 
@@ -382,7 +382,7 @@ class RunDB(strax.StorageFrontend):
             path = self._find_folder(key, entries.get(asked, ()), fuzzy, gone)
             if path is None:
                 path = self._find_unregistered(key, allow_incomplete)
-            if path is not None and not (check_broken and self._is_broken(path, allow_incomplete)):
+            if path and (not check_broken or stored.is_complete(path, allow_incomplete)):
                 result[id(key)] = self._backend_key(path)
         data_type = keys[0].data_type
         if len(keys) == 1:
@@ -493,14 +493,6 @@ class RunDB(strax.StorageFrontend):
             log.info("skipped %s, whose lineage cannot be read: %s", path, error)
             return False
 
-    def _is_broken(self, path: Path, allow_incomplete: bool) -> bool:
-        try:
-            metadata = self.backends[0].get_metadata(str(path))
-        except (strax.DataCorrupted, strax.DataNotAvailable):
-            return True
-        complete = "writing_ended" in metadata or allow_incomplete
-        return "exception" in metadata or not complete
-
     def _backend_key(self, path: Path) -> tuple[str, str]:
         return type(self.backends[0]).__name__, str(path)
 
@@ -553,7 +545,7 @@ class RunDB(strax.StorageFrontend):
         if self.new_data_path is None:
             return None
         path = self.new_data_path / str(key)
-        if path.is_dir() and not self._is_broken(path, allow_incomplete=False):
+        if stored.is_complete(path):
             if not self.readonly and not self.is_away:
                 self._register(key, self.backends[0].get_metadata(str(path)))
             return path

@@ -46,6 +46,27 @@ def test_data_in_documents():
         assert stored.stored({"name": name, "data": good}) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "is_complete", "may_be_written"),
+    [
+        ('{"writing_ended": 1}', True, True),
+        ("{}", False, True),
+        ('{"writing_ended": 1, "exception": "x"}', False, False),
+        ('{"exception": "x"}', False, False),
+        *((text, None, None) for text in (None, "", "{", "[]", "7", "\udcff", "[" * 100_000)),
+    ],
+)
+def test_complete_data(tmp_path, text, is_complete, may_be_written):
+    for suffix in "", "_temp":
+        folder = tmp_path / f"000007-peaks-{OLD}{suffix}"
+        folder.mkdir()
+        if text is not None:
+            file = folder / f"peaks-{OLD}-metadata.json"
+            file.write_text(text, encoding="utf-8", errors="surrogateescape")
+        assert stored.is_complete(folder) is is_complete
+        assert stored.is_complete(folder, may_be_written=True) is may_be_written
+
+
 def test_old_versions(st):
     def old(*runs) -> list[tuple[str, str, str]]:
         return [(x.run_id, x.data_type, x.lineage_hash) for x in stored.old_versions(st, runs)]
