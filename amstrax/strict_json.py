@@ -256,4 +256,8 @@ def with_tuples(value: Any) -> Any:
     """Return a value of JSON with lists turned into tuples, at every depth, as plugins expect."""
     if isinstance(value, Mapping):
         return {key: with_tuples(item) for key, item in value.items()}
-    return tuple(map(with_tuples, value)) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        # Fast path: maps have lists of many thousand numbers
+        is_flat = set(map(type, value)) <= {int, float}
+        return tuple(value) if is_flat else tuple(map(with_tuples, value))
+    return value
