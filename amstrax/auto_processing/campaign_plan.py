@@ -347,9 +347,10 @@ def has_input(campaign: Campaign, document: Mapping[str, Any]) -> bool:
 def _sizes(document: Mapping[str, Any]) -> dict[str, float]:
     """Return the size of the last registered data of each type [MB]."""
     return {
-        str(entry["type"]): float(entry["size_mb"])
+        str(entry["type"]): size
         for entry in documents.data_of(document)
-        if isinstance(entry.get("size_mb"), (int, float)) and isinstance(entry.get("type"), str)
+        if isinstance(entry.get("type"), str)
+        and (size := documents.megabytes_of(entry)) is not None
     }
 
 
