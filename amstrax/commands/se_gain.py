@@ -59,10 +59,7 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
     """Measure the gain and, with g2, the extraction efficiency.
 
-    Raises
-    ------
-    NoResult
-        If small peaks are too few, or do not form a peak.
+    Raises NoResult if small peaks are too few, or do not form a peak.
     """
     from amstrax.calibration.single_electrons import fit_electrons, select
 
