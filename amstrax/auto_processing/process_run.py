@@ -271,10 +271,7 @@ def options_of_run(options: _Options, plan: Plan) -> tuple[_Options, str]:
 
 
 def check_ready(document: Mapping[str, Any]) -> None:
-    """Check that a run may be processed now.
-
-    Raises RunNotReady when the run is still being taken, or has the tag ``abandon``.
-    """
+    """Raise RunNotReady for a run that is being taken, or has the tag ``abandon``."""
     name = documents.name_of(document)
     if documents.ABANDON in documents.tags_of(document):
         raise RunNotReady(
@@ -552,8 +549,7 @@ class Step(NamedTuple):
 def folders(plan: Plan, output_folder: str | Path | None) -> tuple[Path, Path]:
     """Return the folders for raw data, and for all other data.
 
-    Without `output_folder`, they are those of the settings or the context. Raises InvalidOption
-    when a folder of the settings does not exist.
+    Without `output_folder`, they are those of the settings, which must exist, or the context.
     """
     if output_folder is not None:
         folder = settings.expanded(output_folder).absolute()
