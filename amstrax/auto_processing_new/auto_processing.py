@@ -48,11 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--queue", default="short", help="queue or job category (default: %(default)s)"
     )
-    parser.add_argument(
-        "--engine",
-        type=base.engine_name,
-        help="where jobs run (default: the setting AMSTRAX_ENGINE, or else local)",
-    )
+    base.add(parser, "--engine")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -66,11 +62,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="data types to make (default: raw_records)",
     )
     parser.add_argument("--output_folder", type=Path, metavar="FOLDER", help=base.LAB_FOLDERS)
-    parser.add_argument(
-        "--corrections_version",
-        metavar="VERSION",
-        help="version of the corrections, as v4 (default: that of the context)",
-    )
+    base.add(parser, "--corrections_version")
     parser.add_argument(
         "--amstrax_path",
         type=Path,

@@ -262,6 +262,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         metavar="PARTS",
         help="lab, improved, or parts of the improved reconstruction, as hits (default: lab)",
     ),
+    "--engine": dict(
+        type=engine_name,
+        help=f"where jobs run, one of {', '.join(ENGINES)} (default: the setting AMSTRAX_ENGINE, "
+        "or else local)",
+    ),
     "--queue": dict(help="queue, partition or job category (default: the setting AMSTRAX_QUEUE)"),
     "--mem": dict(
         type=positive_integer,
@@ -351,12 +356,7 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add the options for the engine of jobs, and for the folders of their scripts and logs."""
-    parser.add_argument(
-        "--engine",
-        type=engine_name,
-        help=f"where jobs run, one of {', '.join(ENGINES)} (default: the setting AMSTRAX_ENGINE, "
-        "or else local)",
-    )
+    add(parser, "--engine")
     for what, name in (("scripts", "job"), ("logs", "log")):
         setting = f"AMSTRAX_{name.upper()}_FOLDER"
         default = settings.BATCH[setting][1]

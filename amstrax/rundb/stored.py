@@ -295,16 +295,18 @@ def _in_folder(parent: str, host: str) -> Iterable[tuple[str, Stored | None]]:
 def is_complete(folder: Path, may_be_written: bool = False) -> bool | None:
     """Return whether data was written to its end; None if its metadata cannot be read.
 
-    With `may_be_written`, data that is still being written, without an error so far, is too.
+    With `may_be_written`, data that is still being written, without an error so far, counts too.
     """
-    prefix = folder.name.partition("-")[2].removesuffix("_temp")
+    name = folder.name.removesuffix("_temp")
+    file = folder / f"{name.partition('-')[2]}-metadata.json"
     try:
-        metadata = json.loads((folder / f"{prefix}-metadata.json").read_text(encoding="utf-8"))
+        metadata = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(metadata, dict):
         return None
-    return "exception" not in metadata and (may_be_written or "writing_ended" in metadata)
+    has_ended = "writing_ended" in metadata and folder.name == name
+    return "exception" not in metadata and (may_be_written or has_ended)
 
 
 def size_of(folder: str) -> int | None:
