@@ -403,15 +403,16 @@ def delete_data(
     places = [p / name for p in chosen if (p / name).is_dir() or aside(p / name).is_dir()]
     if not places:
         raise DeletionRefused(f"{its} is not on this machine: see `amstrax rundb storage`")
-    others = (x for p in parents for x in p.glob(f"{prefix}*") if x.name != name)
-    if not any(map(stored.is_complete, others)):
-        raise DeletionRefused(f"{its} is the only {data_type} of the run here: it is kept")
     status = documents.status_of(document).status
     if status in ("submitted", "running") or documents.is_claimed(document):
         raise DeletionRefused(f"run {run_id} is being processed: try again later")
     with leases.held(collection, document) as claim:
         if claim is None:
             raise DeletionRefused(f"run {run_id} is being copied, or deleted: try again later")
+        # Another process may have deleted others just before
+        others = (x for p in parents for x in p.glob(f"{prefix}*") if x.name != name)
+        if not any(map(stored.is_complete, others)):
+            raise DeletionRefused(f"{its} is the only {data_type} of the run here: it is kept")
         n_bytes = 0
         for place in places:
             if place.is_dir():

@@ -754,6 +754,8 @@ class DatedFileHandler(logging.Handler):
             if text != self._complained:
                 self._complained = text
                 sys.stderr.write(f"{text}\n")
+        except Exception:
+            self.handleError(record)  # as of an argument that does not fit the text
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
