@@ -190,12 +190,9 @@ def find(file_name: str, branch: str = MASTER) -> File:
     known = settings.corrections()
     looked_in = []
     for folder in (*_folder(known.folder, branch), *_package(branch)):
-        if _is_file(folder / path):
-            return File(
-                file_name,
-                strict_json.read_text(folder / path, InvalidCorrection),
-                str(folder / path),
-            )
+        file = folder / path
+        if _is_file(file):
+            return File(file_name, strict_json.read_text(file, InvalidCorrection), str(file))
         looked_in.append(str(folder))
     if known.url:
         text, address = _fetch(path.as_posix(), branch, known)

@@ -397,7 +397,7 @@ class RunDB(strax.StorageFrontend):
     def _registered(
         self, keys: Sequence[strax.DataKey], any_lineage: bool
     ) -> dict[Any, list[dict[str, Any]]]:
-        """Read the entries for keys that differ only in the run, if it can be reached, by run."""
+        """Read the entries for keys that differ only in the run: run -> entries."""
         data_type = keys[0].data_type
         entry: dict[str, Any] = {"type": data_type}
         if not any_lineage:
