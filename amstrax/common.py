@@ -179,9 +179,10 @@ def print_versions(
         except ImportError:
             lines.append(f"{name} is not installed")
             continue
-        folder = Path(module.__file__).parent if module.__file__ else Path()
+        file = getattr(module, "__file__", None)  # modules in C have none
+        folder = Path(file).parent if file else Path()
         version = getattr(module, "__version__", None)
-        git = _git_state(folder) if include_git else ""
+        git = _git_state(folder) if include_git and file else ""
         lines.append(f"{name} {version or 'without version'} at {folder}{git and f' ({git})'}")
         rows.append((name, version, str(folder), git or None))
     text = "\n".join(lines)

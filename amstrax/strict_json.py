@@ -35,25 +35,20 @@ class _Fault(Exception):
 
 def read_text(path: str | Path, error: type[AmstraxError], most_bytes: int = MAX_BYTES) -> str:
     """Return the text of a file; raise `error` unless it is UTF-8 of at most `most_bytes` bytes."""
+    place = place_of(path)
     try:
         with open(path, "rb") as file:
             content = file.read(most_bytes + 1)
-        if len(content) > most_bytes:
-            raise error(
-                f"{place_of(path)} has more than {most_bytes / 1e6:.0f} MB: give a smaller file"
-            )
+    except (OSError, ValueError) as fault:
+        why = fault.strerror if isinstance(fault, OSError) else fault
+        raise error(f"{place} cannot be read ({why}): check the name of the file") from None
+    if len(content) > most_bytes:
+        raise error(f"{place} has more than {most_bytes / 1e6:.0f} MB: give a smaller file")
+    try:
         return content.decode("utf-8")
     except UnicodeDecodeError as fault:
-        raise error(
-            f"{place_of(path)} cannot be read: byte {fault.start + 1} is not UTF-8, so not JSON"
-        ) from None
-    except (OSError, ValueError) as fault:
-        if isinstance(fault, error):
-            raise
-        why = fault.strerror if isinstance(fault, OSError) else fault
-        raise error(
-            f"{place_of(path)} cannot be read ({why}): check the name of the file"
-        ) from None
+        at = fault.start + 1
+        raise error(f"{place} cannot be read: byte {at} is not UTF-8, so not JSON") from None
 
 
 def parse(
@@ -256,4 +251,8 @@ def with_tuples(value: Any) -> Any:
     """Return a value of JSON with lists turned into tuples, at every depth, as plugins expect."""
     if isinstance(value, Mapping):
         return {key: with_tuples(item) for key, item in value.items()}
-    return tuple(map(with_tuples, value)) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        # Fast path: maps have lists of many thousand numbers
+        is_flat = set(map(type, value)) <= {int, float}
+        return tuple(value) if is_flat else tuple(map(with_tuples, value))
+    return value

@@ -200,7 +200,7 @@ def raw_server(say, listen=True) -> Iterator[RawServer]:
 
 def make_stale(cache: Path) -> list[Path]:
     """Make copies old, so that they are asked after, and return them."""
-    copies = sorted(cache.rglob("*.copy"))
+    copies = sorted(cache.rglob("[!.]*.copy"))
     for path in copies:
         os.utime(path, (0, 0))
     return copies

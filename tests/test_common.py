@@ -154,6 +154,11 @@ def test_print_versions(capsys):
     assert of_amstrax == f"amstrax {amstrax.__version__} at {common.amstrax_dir}"
 
 
+def test_print_versions_of_a_module_in_c():
+    text = common.print_versions("sys", include_python=False, return_string=True)
+    assert text == "sys without version at ."
+
+
 def test_print_versions_of_other_modules(capsys):
     text = common.print_versions(
         ("numpy", "no_such_module"), print_output=False, include_python=False, return_string=True

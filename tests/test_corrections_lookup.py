@@ -8,6 +8,7 @@ from corrections_files import write_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from amstrax import strict_json
 from amstrax.corrections import check, lookup, store
 from amstrax.exceptions import AmstraxError, InvalidCorrection, RunNotCovered
 
@@ -318,6 +319,6 @@ def test_no_text_does_anything_but_fail_cleanly_or_work(text):
 
 def test_frozen_values_have_no_lists_and_are_the_same():
     value = [1, [2.5, {"a": [None, [True]], "b": "c"}], []]
-    frozen = lookup.frozen(value)
+    frozen = strict_json.with_tuples(value)
     assert frozen == (1, (2.5, {"a": (None, (True,)), "b": "c"}), ())
     assert json.dumps(frozen) == json.dumps(value)

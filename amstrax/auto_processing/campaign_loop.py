@@ -428,11 +428,14 @@ def retry(
         if name not in found:
             left[name] = f"they are {GONE}"
             continue
-        if leases.is_held(found[name], now):
+        reason = f"retry of campaign {campaign.name}, by {user}"
+        # Unless a process takes it meanwhile
+        same = {documents.PROCESSING_CLAIM: found[name].get(documents.PROCESSING_CLAIM)}
+        if leases.is_held(found[name], now) or not documents.set_status(
+            runs, found[name], "pending", reason, condition=same
+        ):
             left[name] = "a process has them"
             continue
-        reason = f"retry of campaign {campaign.name}, by {user}"
-        documents.set_status(runs, found[name], "pending", reason)
         done.append(name)
     return done, left
 

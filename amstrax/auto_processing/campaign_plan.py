@@ -240,10 +240,7 @@ def _kinds(
     runs: Any,
     watch: Callable[[Iterable], Iterable],
 ) -> tuple[list[Kind], list[int], list[str]]:
-    """Return what is made of runs of each kind, the kind of each run, and remarks.
-
-    The plan of a run, and options in its document, tell its kind.
-    """
+    """Return what is made of runs of each kind, the kind of each run, and remarks."""
     kinds: list[Kind] = []
     numbers: dict[tuple, int] = {}
     kind_of_run, remarks = [], []
@@ -347,9 +344,10 @@ def has_input(campaign: Campaign, document: Mapping[str, Any]) -> bool:
 def _sizes(document: Mapping[str, Any]) -> dict[str, float]:
     """Return the size of the last registered data of each type [MB]."""
     return {
-        str(entry["type"]): float(entry["size_mb"])
+        str(entry["type"]): size
         for entry in documents.data_of(document)
-        if isinstance(entry.get("size_mb"), (int, float)) and isinstance(entry.get("type"), str)
+        if isinstance(entry.get("type"), str)
+        and (size := documents.megabytes_of(entry)) is not None
     }
 
 

@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import re
-import sys
 import tempfile
 import threading
 import time
@@ -28,7 +27,7 @@ from tqdm import tqdm
 from amstrax import rundoc, settings
 from amstrax.auto_processing import rsync
 from amstrax.auto_processing.rsync import Place
-from amstrax.commands.base import RetryBackoff, describe_error
+from amstrax.commands.base import RetryBackoff, describe_error, shows_progress
 from amstrax.exceptions import (
     AmstraxError,
     CopyDiffers,
@@ -119,10 +118,8 @@ def copy_destinations(detector: str) -> tuple[Destination, ...]:
 
 
 def _folder_key(folder: str | Path, ssh_host: str | None = None) -> object:
-    """Return a key that is equal for all paths of a folder, including links and mounts.
-
-    Paths by ssh are compared as written; the markers of copies detect equal folders there.
-    """
+    """Return a key that is equal for all paths of a folder, including links and mounts."""
+    # As written; the markers of copies detect equal folders there
     if ssh_host is not None:
         return ssh_host.rpartition("@")[2].lower(), os.path.normpath(folder)
     real = os.path.realpath(folder)
@@ -161,21 +158,14 @@ def _parts(setting: str) -> list[str]:
 
 
 def delete_after_copies(detector: str) -> tuple[Destination, ...]:
-    """Return the copies required before live data of `detector` is deleted; never empty.
-
-    Raises InvalidOption when the setting has another name, and as `copy_destinations`.
-    """
+    """Return the copies required before live data of `detector` is deleted; never empty."""
     setting = f"{detector.upper()}_DELETE_AFTER_COPIES"
     source = f"the setting {setting} has"
     return _select_destinations(detector, _parts(setting), InvalidOption, source)
 
 
 def wanted_destinations(detector: str, names: Sequence[str] = ()) -> tuple[Destination, ...]:
-    """Return the destinations of these names, by default all of `detector`.
-
-    Raises UsageError for a name that the settings do not have; InvalidOption as
-    `copy_destinations`.
-    """
+    """Return the destinations of these names, by default all of `detector`."""
     return _select_destinations(detector, names, UsageError, "--to has")
 
 
@@ -201,9 +191,7 @@ def run_name(document: Document) -> str:
 def allowed_folders(detector: str, given: Iterable[Path] | None = None) -> tuple[Path, ...]:
     """Return the folders that live data may be copied and deleted from, without links.
 
-    By default the folder of the settings.
-
-    Raises UsageError when there is none, or one does not exist.
+    They are those `given`, which must exist, or else that of the settings.
     """
     setting = f"{detector.upper()}_LIVE_DATA"
     wanted = [*given] if given else [Path(value) for value in [settings.get(setting)] if value]
@@ -217,10 +205,7 @@ def allowed_folders(detector: str, given: Iterable[Path] | None = None) -> tuple
 
 
 def folder_of(entry: Mapping[str, Any]) -> Path:
-    """Return the folder that an entry of data names, without links.
-
-    Raises InvalidRunDocument when it names no folder.
-    """
+    """Return the folder that an entry of data names, without links."""
     try:
         return rundoc.check_location(entry.get("location")).resolve()
     except (OSError, RuntimeError) as error:
@@ -260,10 +245,7 @@ def run_identity(collection: Any, document: Document) -> Marker:
 
 
 def find_marker(place: Place, identity: Mapping[str, Any]) -> Marker | None:
-    """Return the marker of a copy; None if it is missing or does not name this document.
-
-    Raises CopyRefused when the marker is that of another run.
-    """
+    """Return the marker of a copy; None if it is missing or does not name this document."""
     marker = _read_marker(place)
     if marker is None:
         return None
@@ -294,10 +276,7 @@ def _describe_marker(marker: Mapping[str, Any]) -> str:
 
 
 def add_marker(place: Place, identity: Mapping[str, Any]) -> Marker:
-    """Write a marker unless another process has just done so; return the marker in place.
-
-    Raises CopyRefused when that is of another run.
-    """
+    """Write a marker unless another process has just done so; return the marker in place."""
     source = {"host": documents.this_host(), "time": rundoc.to_json(datetime.now(UTC))["$date"]}
     new = {**source, **identity, "copy": uuid.uuid4().hex}
     with tempfile.TemporaryDirectory() as folder:
@@ -490,8 +469,6 @@ def compare(
     """Return the names of entries that differ between live data and a copy, by list and checksum.
 
     `known` is the content of the folder of the run; `stopped` as of `rsync.copy`.
-
-    Raises CopyFailed or Stopped when the copy cannot be read, or `stopped` returned True.
     """
     here, there = rsync.sizes(known), rsync.listing(place, stopped)
     if there is None:
@@ -526,10 +503,7 @@ def why_not(document: Document, to: Sequence[Destination], folders: Sequence[Pat
 
 
 def source_folder(document: Document, folders: Sequence[Path]) -> Path:
-    """Return the folder of live data on this machine that a run is in, without links.
-
-    Raises CopyFailed when the document names no folder in or below `folders`.
-    """
+    """Return the folder of live data on this machine that a run is in, without links."""
     host = documents.this_host()
     problem = (
         f"its document has no live data on host {host}: check its data, and the setting "
@@ -584,10 +558,7 @@ def find_runs(
 
 
 def find_again(collection: Any, run_id: str) -> dict[str, Any]:
-    """Fetch the present document of a run, with the tags of all documents of its number.
-
-    Raises InvalidRunDocument when its number leads to the document of another run.
-    """
+    """Fetch the present document of a run, with the tags of all documents of its number."""
     document = documents.find_run(collection, run_id)
     if documents.name_of(document) != run_id:
         raise InvalidRunDocument(
@@ -664,7 +635,7 @@ class Copier:
         self._unusable: set[str] = set()
         self._reported: dict[str, str] = {}
         self._backoff = RetryBackoff()
-        self._show_bar = sys.stderr.isatty() if options.progress is None else options.progress
+        self._show_bar = shows_progress(options.progress)
 
     def find(self) -> list[dict[str, Any]]:
         """Find the documents of the runs to copy, newest first, as `find_runs`."""
@@ -803,10 +774,7 @@ class Copier:
         stopped: Callable[[], bool],
         copies: dict[str, str],
     ) -> int:
-        """Make a copy, verify and register it; return its size [bytes].
-
-        `copies` has the ids of known copies with their hosts.
-        """
+        """Make a copy, verify and register it; return its size [bytes]; `copies` is id -> host."""
         began = time.monotonic()
         with self._progress(f"run {run_id} to {destination.name}") as on_bytes:
             copied = copy_data(

@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from amstrax import rundoc, settings, strict_json
+from amstrax import rundoc, settings
 from amstrax.auto_processing import copying, rsync
 from amstrax.auto_processing.copying import Destination, Document
 from amstrax.commands.base import RetryBackoff, describe_error
@@ -199,10 +199,7 @@ class Deleter:
         self._check_markers(document, there)
 
     def _check_markers(self, document: Document, there: Path, add: bool = False) -> None:
-        """Check that the copies are of this run, and separate from each other and from `there`.
-
-        With `add`, a verified copy without marker gets one.
-        """
+        """Check that copies are of this run, and apart; with `add`, add markers that they lack."""
         identity = copying.run_identity(self._collection, document)
         known: dict[str, str] = {}
         for name, place in self._places(document, copying.run_name(document)).items():
@@ -358,10 +355,7 @@ class Deleter:
             raise
 
     def _record(self, run_id: str, run_dir: Path) -> None:
-        """Move all entries of the live data to deleted_data.
-
-        After a RunDatabaseError the outcome is unknown: `settle` checks it.
-        """
+        """Move all entries of the live data to deleted_data."""
         try:
             document = copying.find_again(self._collection, run_id)
             for entry in _entries(document.get("data"), run_dir):
@@ -370,6 +364,7 @@ class Deleter:
                     self._collection, run_id, one, f"{settings.login_name()} with delete_live"
                 )
         except RunDatabaseError:
+            # The outcome is unknown: `settle` checks it
             raise
         except Exception:
             # An invalid document cannot record the deletion
@@ -408,14 +403,16 @@ def delete_data(
     places = [p / name for p in chosen if (p / name).is_dir() or aside(p / name).is_dir()]
     if not places:
         raise DeletionRefused(f"{its} is not on this machine: see `amstrax rundb storage`")
-    if not any(_is_complete(x) for p in parents for x in p.glob(f"{prefix}*") if x.name != name):
-        raise DeletionRefused(f"{its} is the only {data_type} of the run here: it is kept")
     status = documents.status_of(document).status
     if status in ("submitted", "running") or documents.is_claimed(document):
         raise DeletionRefused(f"run {run_id} is being processed: try again later")
     with leases.held(collection, document) as claim:
         if claim is None:
             raise DeletionRefused(f"run {run_id} is being copied, or deleted: try again later")
+        # Another process may have deleted others just before
+        others = (x for p in parents for x in p.glob(f"{prefix}*") if x.name != name)
+        if not any(map(stored.is_complete, others)):
+            raise DeletionRefused(f"{its} is the only {data_type} of the run here: it is kept")
         n_bytes = 0
         for place in places:
             if place.is_dir():
@@ -432,16 +429,6 @@ def delete_data(
         for place in places:
             remove_folder(place)
         return n_bytes
-
-
-def _is_complete(folder: Path) -> bool:
-    """Return whether a folder of data was written to its end."""
-    path = folder / f"{folder.name.partition('-')[2]}-metadata.json"
-    try:
-        metadata = strict_json.load_object(path, DeletionRefused)
-    except DeletionRefused:
-        return False
-    return "writing_ended" in metadata and "exception" not in metadata
 
 
 def _entries(data: object, run_dir: Path) -> list[dict[str, Any]]:
@@ -483,10 +470,7 @@ def set_aside(run_dir: Path) -> Path:
 
 
 def put_back(run_dir: Path) -> None:
-    """Restore the name of a folder that was set aside.
-
-    Raises DeletionRefused when another folder has that name.
-    """
+    """Restore the name of a folder that was set aside."""
     old = aside(run_dir)
     with _opened(run_dir.parent) as parent:
         problem = f"{old} cannot be renamed back, since {run_dir} exists too"
@@ -494,10 +478,7 @@ def put_back(run_dir: Path) -> None:
 
 
 def remove_folder(run_dir: Path) -> None:
-    """Permanently remove a folder that was set aside.
-
-    Raises DeletionRefused as `set_aside`.
-    """
+    """Permanently remove a folder that was set aside."""
     old = aside(run_dir)
     with _opened(run_dir.parent) as parent:
         _check_removable(old, parent)

@@ -132,7 +132,7 @@ def megabytes_of(document: Mapping[str, Any], plan: Plan) -> float | None:
     """
     for kinds in (plan.raw_types, ("live",)):
         entries = [entry for kind in kinds for entry in documents.data_of(document, type=kind)]
-        sizes = [size for entry in entries if (size := _number(entry.get("size_mb")))]
+        sizes = [size for entry in entries if (size := documents.megabytes_of(entry))]
         if sizes:
             # Several raw data types are parts of a run; several copies are not
             return sum(sizes) if kinds != ("live",) else max(sizes)
@@ -184,8 +184,3 @@ def last_processing(document: Mapping[str, Any]) -> tuple[datetime, float] | Non
                 found = time, (time - begin).total_seconds()
             begin = None
     return found
-
-
-def _number(value: Any) -> float | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and 0 < value < float("inf") else None

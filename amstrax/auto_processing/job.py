@@ -6,7 +6,6 @@ import fcntl
 import functools
 import gc
 import io
-import json
 import logging
 import os
 import resource
@@ -32,6 +31,7 @@ from amstrax.processing.compiled import Kernel
 from amstrax.rundb import documents, leases
 from amstrax.rundb.frontend import identity
 from amstrax.rundb.leases import Stop
+from amstrax.rundb.stored import is_complete
 from amstrax.strax_ext.context import Context
 from amstrax.strax_ext.storage import CheckedBackend, DataDirectory
 
@@ -149,13 +149,10 @@ class _Compilation(numba.core.event.Listener):
 
 @contextlib.contextmanager
 def _output_to_log(logger: logging.Logger, stop: Stop) -> Iterator[None]:
-    """Log the output of strax, and exceptions that end its threads, at level DEBUG.
-
-    strax raises the first exception in the main thread only after all threads have ended. So
-    `stop` is set, as another thread may wait for live data.
-    """
+    """Log the output of strax, and exceptions that end its threads, at level DEBUG."""
 
     def log_exception(args: threading.ExceptHookArgs) -> None:
+        # strax raises the exception when all threads have ended; one may wait for live data
         stop.event.set()
         if args.exc_value is not None:
             logger.debug("thread %s ended", args.thread, exc_info=args.exc_value)
@@ -302,14 +299,9 @@ def remove_incomplete(folder: Path, run_id: str) -> None:
     Such data has a temporary name, or metadata with an exception or without end.
     """
     for path in folder.glob(f"{run_id}-*-*"):
-        if not path.is_dir():
-            continue
-        is_broken = path.name.endswith("_temp")
-        file = path / f"{path.name.partition('-')[2]}-metadata.json"
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            metadata = json.loads(file.read_text(encoding="utf-8"))
-            is_broken |= "exception" in metadata or "writing_ended" not in metadata
-        if is_broken:
+        # Data whose metadata cannot be read may be complete
+        is_broken = path.name.endswith("_temp") or is_complete(path) is False
+        if is_broken and path.is_dir():
             log.debug("removing incomplete %s", path)
             shutil.rmtree(path, ignore_errors=True)
 

@@ -193,15 +193,9 @@ class Plan(NamedTuple):
 def find_plan(options: ProcessingOptions, check_corrections: bool = False) -> Plan:
     """Return the plan for ordinary runs.
 
-    The version of the corrections is checked with `check_corrections`, unless its file cannot be
-    reached now.
-
-    Raises
-    ------
-    UsageError
-        When no context makes the targets or takes the options, or only one of another detector.
-    InvalidOption, CorrectionError
-        When the version of the corrections is invalid, or does not exist.
+    With `check_corrections`, an invalid version of the corrections raises InvalidOption or
+    CorrectionError, unless its file cannot be reached now. Raises UsageError when no context makes
+    the targets or takes the options, or only one of another detector.
     """
     from amstrax import contexts
 
@@ -277,10 +271,7 @@ def options_of_run(options: _Options, plan: Plan) -> tuple[_Options, str]:
 
 
 def check_ready(document: Mapping[str, Any]) -> None:
-    """Check that a run may be processed now.
-
-    Raises RunNotReady when the run is still being taken, or has the tag ``abandon``.
-    """
+    """Raise RunNotReady for a run that is being taken, or has the tag ``abandon``."""
     name = documents.name_of(document)
     if documents.ABANDON in documents.tags_of(document):
         raise RunNotReady(
@@ -297,18 +288,8 @@ def check_ready(document: Mapping[str, Any]) -> None:
 def process(run_id: str, options: JobOptions, stop: Stop) -> None:
     """Process a run, and set its status; end with an error when `stop` is set.
 
-    Raises
-    ------
-    AlreadyAtWork
-        When another process has the run; its document is not changed then.
-    UsageError
-        When an option is invalid.
-    RunNotReady
-        When the run is being taken, or has the tag ``abandon``.
-    Postponed
-        Without ``options.waits``, when the run would have to be waited for.
-    AmstraxError
-        When the run cannot be processed; its document has the reason.
+    Errors are those of `find_plan`, `check_ready` and `amstraxer.process`; the document of the run
+    has the reason of the last. AlreadyAtWork, when another process has the run, leaves it as it is.
     """
     began = time.monotonic()
     plan = find_plan(options)
@@ -487,10 +468,7 @@ def _chosen_options(run_id: str, options: JobOptions, plan: Plan) -> JobOptions:
 
 
 def _is_done(document: Mapping[str, Any], plan: Plan) -> bool:
-    """Return whether an earlier job has made all targets.
-
-    A batch system that was unreachable may start a job twice, or a job that was given up.
-    """
+    """Return whether an earlier job has made all targets: batch systems may start jobs twice."""
     job = documents.job_of(document)
     return (
         documents.status_of(document).status == "done"
@@ -571,8 +549,7 @@ class Step(NamedTuple):
 def folders(plan: Plan, output_folder: str | Path | None) -> tuple[Path, Path]:
     """Return the folders for raw data, and for all other data.
 
-    Without `output_folder`, they are those of the settings or the context. Raises InvalidOption
-    when a folder of the settings does not exist.
+    Without `output_folder`, they are those of the settings, which must exist, or the context.
     """
     if output_folder is not None:
         folder = settings.expanded(output_folder).absolute()

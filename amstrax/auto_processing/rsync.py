@@ -1,6 +1,6 @@
 """Make, compare and list copies of folders with rsync, over ssh or on this machine.
 
-No shell is used on either side.
+No shell is used on either side. Functions that call rsync raise the errors of `copy`.
 """
 
 import contextlib
@@ -120,24 +120,14 @@ def copy(
     on_bytes: Callable[[int], None] | None = None,
     remove: Sequence[str] = (),
 ) -> None:
-    """Update a copy; other files in it are kept.
+    """Update a copy, whose parent folder must exist; other files in it are kept, except `remove`.
+
+    `bandwidth` is the largest one [kB/s]. With `by_checksum`, the content of files with equal size
+    and time is compared too, which is slow. At intervals `stopped` is called, which returns True to
+    interrupt the copy, and `on_bytes` with the amount copied [bytes].
 
     Raises CopyFailed when the copy is incomplete, DestinationUnusable if other folders would fail
     too, and Stopped when it was interrupted.
-
-    Parameters
-    ----------
-    source, place
-        Folder to copy, and that of the copy, whose parent must exist.
-    bandwidth
-        Largest bandwidth [kB/s].
-    by_checksum
-        Also compare the content of files with equal size and time. Slow.
-    stopped, on_bytes
-        Called at intervals: the first returns True to interrupt the copy, the second gets the
-        amount copied [bytes].
-    remove
-        Names of files and folders to remove from the copy.
     """
     # Without --no-whole-file, partial files on this machine would be copied again
     options = ["-rtO", "--no-whole-file", "--info=progress2", "--no-h", _ALL_BUT_MARKER]
@@ -159,8 +149,6 @@ def differences(
 
     Every file is read on both sides, and compared by rsync's checksum. With `of_source_only`,
     entries only in the copy are ignored.
-
-    Raises CopyFailed or Stopped as `copy`.
     """
     options = ["-rc", "--dry-run", "--8-bit-output", _ALL_BUT_MARKER]
     options += [] if of_source_only else ["--delete"]
@@ -270,10 +258,7 @@ def listing(place: Place, stopped: Callable[[], bool] = bool) -> dict[str, int] 
 
 
 def fetch(place: Place, most: int) -> bytes:
-    """Return the content of a file; empty if it is larger than `most` [bytes] or not a plain file.
-
-    Raises CopyFailed when the host or the file cannot be reached.
-    """
+    """Return the content of a file; empty for one larger than `most` [bytes], and for a folder."""
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.suppress(_Missing):
             _run([f"--max-size={most}"], [], place, SILENCE, into=f"{folder}/")
@@ -284,7 +269,7 @@ def fetch(place: Place, most: int) -> bytes:
 def send(file: Path, place: Place, replace: bool = False) -> None:
     """Write a file atomically into a folder, which is made if its parent exists.
 
-    An existing file of that name is kept unless `replace`. Raises CopyFailed on failure.
+    An existing file of that name is kept unless `replace`.
     """
     options = ["-t", *([] if replace else ["--ignore-existing"])]
     try:
@@ -309,10 +294,7 @@ def _unescaped(text: str) -> str:
 
 
 def check_folder(place: Place) -> None:
-    """Check that a folder exists, and so that its disk is mounted.
-
-    Raises DestinationUnusable when it does not exist, or cannot be reached.
-    """
+    """Check that a folder exists, and so that its disk is mounted."""
     try:
         _run(["--list-only"], [], place / ".", SILENCE)
     except _Missing:
@@ -461,10 +443,8 @@ def _problem(status: int, errors: str, place: Place, is_written: bool) -> tuple[
 
 
 def _is_inside(line: str, place: Place) -> bool:
-    """Return whether rsync refuses an entry of a place, so that other places may still work.
-
-    The folder of copies itself is excluded; `check_folder` lists it as FOLDER/.
-    """
+    """Return whether rsync refuses an entry of a place, so that other places may still work."""
+    # Not the folder of copies itself, which `check_folder` lists as FOLDER/.
     folder = re.escape(place.folder)
     return not place.folder.endswith("/.") and bool(
         re.search(rf'(opendir|failed to open) "{folder}"|"{folder}/.*(denied|permitted)', line)
@@ -472,10 +452,7 @@ def _is_inside(line: str, place: Place) -> bool:
 
 
 def mounted_in(folder: Path) -> Path | None:
-    """Find a mount point at a folder, given without links, or below it.
-
-    Raises CopyRefused where mounts cannot be listed, as outside Linux.
-    """
+    """Find a mount point at a folder, given without links, or below it."""
     # `os.path.ismount` misses bind mounts
     mounts = Path("/proc/self/mountinfo")
     try:

@@ -198,20 +198,9 @@ def submit(
 ) -> Submission:
     """Submit the job for a run unless it has one, and return the result.
 
-    `reset_failures` clears earlier failures of the run.
-
-    Raises
-    ------
-    RunNotFound, InvalidRunDocument
-        When there is no such run, or it has several documents or an invalid one.
-    RunNotReady
-        When the run is being taken, or has the tag ``abandon``.
-    JobRefused
-        When the engine refuses the job; the run document is unchanged.
-    EngineUnreachable
-        When the engine does not answer; if it has accepted the job, the next submission adopts it.
-    RunDatabaseError
-        When the run database cannot be reached.
+    `reset_failures` clears earlier failures of the run. Raises RunNotFound or InvalidRunDocument
+    when it has not exactly one valid document, RunNotReady as `check_ready`, JobRefused when the
+    engine refuses the job (the run document is unchanged), and the errors of `submit_groups`.
     """
     [result] = submit_groups(template, [[run_id]], collection, engine, reset_failures)
     if result.error is not None:
@@ -267,10 +256,7 @@ _FOLLOW = "follow"
 
 
 class _Run:
-    """A run that is being submitted.
-
-    `before` and `status` are the record of its last job, and its status, when its lease was taken.
-    """
+    """A run to submit; `before` and `status` are those of its last job as the lease was taken."""
 
     def __init__(self, run_id: str, plan: Plan, collection: Any, document: Mapping[str, Any]):
         self.run_id, self.plan, self.collection = run_id, plan, collection
@@ -280,6 +266,7 @@ class _Run:
         self.lease = leases.Lease(collection, run_id, owner)
         self.before = documents.job_of(document)
         self.status = ""
+        self.result: Submission | None = None
 
     def acquire(self) -> bool:
         """Take the lease of the run, and read what is known of its last job."""
@@ -333,9 +320,10 @@ class _Submitter(contextlib.AbstractContextManager):
         self._label = self._time = ""
         self._index = 0
         self._alive: list[KnownJob] | None = None
-        self._results: list[Submission | None] = []
-        #: Jobs to submit, and the runs of each with their places in the results
-        self._jobs: list[tuple[Job, dict[int, _Run]]] = []
+        #: Runs, of which each gets its result, and results of those that cannot be submitted
+        self._found: list[_Run | Submission] = []
+        #: Jobs to submit, and the runs of each
+        self._jobs: list[tuple[Job, list[_Run]]] = []
         self._held: list[_Run] = []
         self._held_since = 0.0
 
@@ -348,31 +336,30 @@ class _Submitter(contextlib.AbstractContextManager):
     def results(self) -> list[Submission]:
         """Submit the jobs that are left, and return all results."""
         self._submit_jobs()
-        return [result for result in self._results if result is not None]
+        results = (each.result if isinstance(each, _Run) else each for each in self._found)
+        return [result for result in results if result is not None]
 
     def add(self, run_ids: Sequence[str]) -> None:
         """Prepare the jobs of a group: one for each combination of context and targets."""
-        groups: dict[Plan, dict[int, _Run]] = {}
+        groups: dict[Plan, list[_Run]] = {}
         for run_id in run_ids:
-            place = len(self._results)
-            self._results.append(None)
             try:
                 run = self._find(run_id)
-                result = None if self.template.dry_run else self._prepare(run)
+                run.result = None if self.template.dry_run else self._prepare(run)
             except (EngineUnreachable, RunDatabaseError):
                 raise
             except Exception as error:
                 # Affects only this run, even if it is a bug
-                self._results[place] = self._refusal(run_id, error)
+                self._found.append(self._refusal(run_id, error))
                 continue
-            self._results[place] = result
-            if result is None:
-                groups.setdefault(run.plan, {})[place] = run
+            self._found.append(run)
+            if run.result is None:
+                groups.setdefault(run.plan, []).append(run)
             elif run in self._held:
                 self._held.remove(run)
                 run.lease.release()
         for plan, runs in groups.items():
-            job = self._job(plan, list(runs.values()))
+            job = self._job(plan, runs)
             if self.template.dry_run:
                 self._describe(job, runs)
             else:
@@ -451,21 +438,21 @@ class _Submitter(contextlib.AbstractContextManager):
         ]
         return command, left
 
-    def _describe(self, job: Job, runs: Mapping[int, _Run]) -> None:
+    def _describe(self, job: Job, runs: Sequence[_Run]) -> None:
         """Set the results of a dry run: the job at the first run, its name at the others."""
-        command, left = self._command(job, list(runs.values()))
+        command, left = self._command(job, runs)
         options = f"# options {left}\n" if left else ""
         text = (
             f"# {job.name}\n{options}{self.engine.describe(job)}\n"
             f"# where {job.script} is\n{base.script_text(command, environment())}"
         )
-        for place, run in runs.items():
+        for run in runs:
             alive = [known for known in self._jobs_of(run) if known.state.alive]
             if alive:
                 found = (alive[0].job_id, _describe_state(alive[0]))
-                self._results[place] = self._result(run, alive[0].name, "alive already", *found)
+                run.result = self._result(run, alive[0].name, "alive already", *found)
                 continue
-            self._results[place] = self._result(run, job.name, "dry run", text=text)
+            run.result = self._result(run, job.name, "dry run", text=text)
             text = ""
 
     def _jobs_of(self, run: _Run, again: bool = False) -> list[KnownJob]:
@@ -512,9 +499,9 @@ class _Submitter(contextlib.AbstractContextManager):
         """Submit a job that follows a run, and record it without a change of the status."""
         job = self._job(run.plan, [run])
         if self.template.dry_run:
-            self._results = [None]
-            self._describe(job, {0: run})
-            return self.results()[0]
+            self._describe(job, [run])
+            assert run.result is not None
+            return run.result
         if not run.acquire():
             return self._result(run, job.name, "busy", text=run.describe_owner())
         self._held.append(run)
@@ -548,11 +535,11 @@ class _Submitter(contextlib.AbstractContextManager):
 
     def _submit_jobs(self) -> None:
         """Submit the prepared jobs, record them, and release the leases of their runs."""
-        ready: list[tuple[Job, dict[int, _Run]]] = []
+        ready: list[tuple[Job, list[_Run]]] = []
         for job, runs in self._jobs:
             try:
-                if self._write(job, runs):
-                    ready.append((job, runs))
+                if left := self._write(job, runs):
+                    ready.append((job, left))
             except JobRefused as error:
                 self._refuse(runs, error)
         if ready:
@@ -566,25 +553,25 @@ class _Submitter(contextlib.AbstractContextManager):
         self._jobs = []
         self.__exit__()
 
-    def _refuse(self, runs: Mapping[int, _Run], error: JobRefused) -> None:
-        for place, run in runs.items():
-            run.set_job(run.before)
-            self._results[place] = self._refusal(run.run_id, error)
+    def _refuse(self, runs: Iterable[_Run], error: JobRefused) -> None:
+        for run in runs:
+            if run.result is None:
+                run.set_job(run.before)
+                run.result = self._refusal(run.run_id, error)
 
-    def _write(self, job: Job, runs: dict[int, _Run]) -> bool:
-        """Record the job in its runs, and write its script; return whether any run is left."""
+    def _write(self, job: Job, runs: Sequence[_Run]) -> list[_Run]:
+        """Record the job in its runs, write its script, and return those that are not busy."""
         self._make_folders(job)
         reset = self._reset_failures
-        for place, run in list(runs.items()):
+        for run in runs:
             if reset if isinstance(reset, bool) else run.run_id in reset:
                 run.set(documents.set_status, "pending", owner=run.lease.owner)
             if not run.set_job(self._record(job, run)):
-                busy = self._result(run, job.name, "busy", text=run.describe_owner())
-                self._results[place] = busy
-                del runs[place]
-        if runs:
-            self._write_script(job, list(runs.values()))
-        return bool(runs)
+                run.result = self._result(run, job.name, "busy", text=run.describe_owner())
+        left = [run for run in runs if run.result is None]
+        if left:
+            self._write_script(job, left)
+        return left
 
     def _make_folders(self, job: Job) -> None:
         if self.engine.name != "local":
@@ -609,11 +596,11 @@ class _Submitter(contextlib.AbstractContextManager):
             f"the script or the log of the job cannot be written ({error}): see {options}"
         )
 
-    def _record_ids(self, job: Job, runs: Mapping[int, _Run], job_id: str) -> None:
-        _words, left = self.template.options_for(next(iter(runs.values())).plan)
+    def _record_ids(self, job: Job, runs: Sequence[_Run], job_id: str) -> None:
+        _words, left = self.template.options_for(runs[0].plan)
         text = f"log {job.log}{f'; options {left}' if left else ''}"
-        for place, run in runs.items():
-            result = self._result(run, job.name, "submitted", job_id, text)
+        for run in runs:
+            run.result = self._result(run, job.name, "submitted", job_id, text)
             # The job may have begun and taken the claim
             if not run.set_submitted(self._record(job, run) | {"job_id": job_id}) and not run.set(
                 documents.set_job_id, run.attempt, job_id
@@ -621,8 +608,7 @@ class _Submitter(contextlib.AbstractContextManager):
                 # Submission took so long that another process has begun
                 if len(runs) == 1:
                     self.engine.cancel(job_id)
-                result = self._result(run, job.name, "busy", text=run.describe_owner())
-            self._results[place] = result
+                run.result = self._result(run, job.name, "busy", text=run.describe_owner())
 
     def _record(self, job: Job, run: _Run) -> dict[str, Any]:
         """Return the record of the job in the run document before it is submitted."""

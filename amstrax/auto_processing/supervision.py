@@ -40,7 +40,7 @@ log = logging.getLogger("amstrax.supervision")
 _LOOK_EVERY = 0.5
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 #: What a child reports of a run, besides an exit status for the run
-_BEGUN, _POSTPONED, _RECORDED, _RELEASED = "begun", "postponed", "recorded", "released"
+_BEGUN, _POSTPONED, _RECORDED = "begun", "postponed", "recorded"
 
 
 class _Run(NamedTuple):
@@ -182,12 +182,9 @@ class _Parent:
 
 
 def _collect_garbage() -> None:
-    """Free what a run leaves behind, contexts and plugins that refer to each other (1 MB).
-
-    The first time, what stays is hidden from the garbage collector: it belongs to modules, is never
-    freed, and would be visited each time, for 0.2 s.
-    """
+    """Free what a run leaves behind, contexts and plugins that refer to each other (1 MB)."""
     gc.collect()
+    # What stays the first time belongs to modules, and would be visited each time, for 0.2 s
     if not gc.get_freeze_count():
         gc.freeze()
 
@@ -217,7 +214,6 @@ class _Child:
             stop.reset()
         for run in runs:
             self._try("give_back", run, f"not begun: its job was stopped by {stop.reason}")
-            self._report(_RELEASED, run)
 
     def _stop_with_parent(self, stop: Stop) -> None:
         """Stop when the parent says so, or dies."""

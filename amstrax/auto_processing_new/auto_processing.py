@@ -48,11 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--queue", default="short", help="queue or job category (default: %(default)s)"
     )
-    parser.add_argument(
-        "--engine",
-        type=base.engine_name,
-        help="where jobs run (default: the setting AMSTRAX_ENGINE, or else local)",
-    )
+    base.add(parser, "--engine")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -66,11 +62,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="data types to make (default: raw_records)",
     )
     parser.add_argument("--output_folder", type=Path, metavar="FOLDER", help=base.LAB_FOLDERS)
-    parser.add_argument(
-        "--corrections_version",
-        metavar="VERSION",
-        help="version of the corrections, as v4 (default: that of the context)",
-    )
+    base.add(parser, "--corrections_version")
     parser.add_argument(
         "--amstrax_path",
         type=Path,
@@ -92,13 +84,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Check the options of `add_data_options`.
-
-    Raises
-    ------
-    UsageError
-        When context arguments are given, or --amstrax_path has no amstrax 3.
-    """
+    """Raise UsageError for arguments of the context, and an --amstrax_path without amstrax 3."""
     if args.set_context_kwargs:
         raise UsageError(
             f"--set_context_kwargs names {', '.join(map(repr, args.set_context_kwargs))}: use "
@@ -191,10 +177,7 @@ def submit_runs(args: argparse.Namespace, run_ids: Sequence[str], wait: bool = F
 def _wait_for_slot(
     collection: Any, engine: Engine, max_jobs: int, pause: float | None, stop: Stop
 ) -> bool:
-    """Return whether fewer than `max_jobs` jobs wait and run; wait for that unless `pause` is None.
-
-    `pause` is the time between two checks [s].
-    """
+    """Return whether `max_jobs` leaves room; with a `pause` between checks [s], wait for that."""
     while (n_jobs := count_jobs(collection, engine)) >= max_jobs:
         say(f"Too many jobs running ({n_jobs}/{max_jobs})")
         if pause is None:

@@ -88,6 +88,29 @@ def main_of(
     return decorate
 
 
+def strax_main_of(
+    parse_args: Callable[[Sequence[str] | None, str | None], argparse.Namespace],
+    work: Callable[[argparse.Namespace, Stop], str | None],
+    logger: logging.Logger,
+    what: str,
+    option: str = "--output",
+    place: str = "",
+) -> Callable[..., int]:
+    """Return ``main`` of a command that runs strax, see `main_of` and `job.run_strax_tool`.
+
+    `option` names what the command writes to; without a value that is described by `place`.
+    """
+
+    @main_of(parse_args)
+    def main(args: argparse.Namespace) -> int:
+        from amstrax.auto_processing import job  # imports strax, which takes too long for --help
+
+        folder = getattr(args, option.removeprefix("--")) or place
+        return job.run_strax_tool(args, logger, lambda stop: work(args, stop), what, folder, option)
+
+    return main
+
+
 def _with_defaults(args: Any, defaults: argparse.Namespace) -> argparse.Namespace:
     """Return the attributes of `args`, with `defaults` for attributes that are missing or None."""
     for name in vars(args) if isinstance(args, argparse.Namespace) else ():
@@ -262,6 +285,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         metavar="PARTS",
         help="lab, improved, or parts of the improved reconstruction, as hits (default: lab)",
     ),
+    "--engine": dict(
+        type=engine_name,
+        help=f"where jobs run, one of {', '.join(ENGINES)} (default: the setting AMSTRAX_ENGINE, "
+        "or else local)",
+    ),
     "--queue": dict(help="queue, partition or job category (default: the setting AMSTRAX_QUEUE)"),
     "--mem": dict(
         type=positive_integer,
@@ -351,12 +379,7 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add the options for the engine of jobs, and for the folders of their scripts and logs."""
-    parser.add_argument(
-        "--engine",
-        type=engine_name,
-        help=f"where jobs run, one of {', '.join(ENGINES)} (default: the setting AMSTRAX_ENGINE, "
-        "or else local)",
-    )
+    add(parser, "--engine")
     for what, name in (("scripts", "job"), ("logs", "log")):
         setting = f"AMSTRAX_{name.upper()}_FOLDER"
         default = settings.BATCH[setting][1]
@@ -754,6 +777,8 @@ class DatedFileHandler(logging.Handler):
             if text != self._complained:
                 self._complained = text
                 sys.stderr.write(f"{text}\n")
+        except Exception:
+            self.handleError(record)  # as of an argument that does not fit the text
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:

@@ -202,16 +202,8 @@ def main_of(
         new = new_entries(args, options(args))
         return finish(args, measure(args, stop), new)
 
-    @base.main_of(parse_args)
-    def main(args: argparse.Namespace) -> int:
-        from amstrax.auto_processing import job
-
-        folder = args.output_folder or "the output folder"
-        return job.run_strax_tool(
-            args, log, lambda stop: work(args, stop), what, folder, "--output_folder"
-        )
-
-    return main
+    place = "the output folder"
+    return base.strax_main_of(parse_args, work, log, what, "--output_folder", place)
 
 
 # Data
@@ -387,15 +379,10 @@ class NewEntry(NamedTuple):
 
 
 def new_entries(args: argparse.Namespace, options: Collection[str]) -> list[NewEntry]:
-    """Return the entry for each file of ``args.write``, after a check that it fits.
+    """Return the entry for each file of ``args.write``, which has values of one of `options`.
 
-    Raises
-    ------
-    UsageError
-        If the range or a name is wrong (OPTION_VERSION.json, with one of `options`), or a file is
-        given twice.
-    InvalidCorrection
-        If a file is invalid, or has a value for runs of the range.
+    Raises UsageError if the range or a name is wrong, or a file is given twice, InvalidCorrection
+    if a file is invalid, or has a value for runs of the range.
     """
     twice = next((path for path in args.write if args.write.count(path) > 1), None)
     if twice is not None:
@@ -422,7 +409,7 @@ def new_entry(path: Path, range_text: str, options: Collection[str]) -> NewEntry
 def write_entry(new: NewEntry, value: Any) -> str:
     """Add an entry to its file, which is made if it is missing, and return the message.
 
-    Numbers are rounded to six significant figures. Raises NoResult for one that is not finite.
+    Numbers are rounded to six significant figures.
     """
     from amstrax.corrections import lookup
 

@@ -104,12 +104,8 @@ def entries(content: dict[str, Any], file_name: str, place: str = "") -> list[En
 def find(table: Iterable[Entry], run_id: str | int, place: str) -> Entry:
     """Return the entry of a run, ``'006724'`` or its number.
 
-    Raises
-    ------
-    RunNotCovered
-        When the run is in no range. The message has the nearest covered runs.
-    InvalidCorrection
-        When it is in more than one.
+    Raises RunNotCovered, with the nearest covered runs, when it is in no range, InvalidCorrection
+    when it is in more than one.
     """
     run = run_number(run_id)
     table = list(table)
@@ -126,17 +122,6 @@ def find(table: Iterable[Entry], run_id: str | int, place: str) -> Entry:
         f"{place}: run {run:06d} is in no range of runs; the file covers {covered}. Add a range, "
         "or take another version of the corrections"
     )
-
-
-def frozen(value: Any) -> Any:
-    """Return a value with all lists converted to tuples, also nested ones, as plugins expect."""
-    if isinstance(value, dict):
-        return {name: frozen(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        # Fast path: maps have lists of many thousand numbers
-        has_inner = not {list, tuple, dict}.isdisjoint(map(type, value))
-        return tuple(map(frozen, value)) if has_inner else tuple(value)
-    return value
 
 
 # Adding ranges to files
@@ -308,7 +293,7 @@ def options(version: str) -> dict[str, Any]:
     return {
         OPTIONS.get(given, given): file_url(given, value, branch)
         if is_file(value)
-        else frozen(value)
+        else strict_json.with_tuples(value)
         for given, value in content.items()
     }
 
@@ -425,26 +410,12 @@ def look_up(
     option: str | None = None,
     attribute: Callable[[str], Any] | None = None,
 ) -> Found:
-    """Look up the value that a look-up string stands for.
+    """Look up the value that a look-up string stands for, for a run unless the string names one.
 
-    Parameters
-    ----------
-    url
-        Look-up string.
-    run_id
-        Run to find the value for, unless the string names one.
-    option
-        Name of the option with this value; by default that in `url`.
-    attribute
-        Returns the attribute NAME of the plugin, for parameters ``plugin.NAME``; without it only
-        ``plugin.run_id`` is known.
-
-    Raises
-    ------
-    InvalidOption
-        When `url` is not a look-up string.
-    CorrectionError
-        When the run has no value. The message names option, run, and file.
+    `option` is the name of the option with this value, by default that in `url`. `attribute`
+    returns the attribute NAME of the plugin, for parameters ``plugin.NAME``; without it only
+    ``plugin.run_id`` is known. Raises InvalidOption for an invalid string, and CorrectionError,
+    which names option, run and file, when the run has no value.
     """
 
     def value_of(name: str) -> Any:
@@ -472,7 +443,7 @@ def look_up(
         named = type(error)(f"option {name} for run {run_id}: {error}")
         named.option = name
         raise named from None
-    return Found(frozen(value), file, runs)
+    return Found(strict_json.with_tuples(value), file, runs)
 
 
 def _take(value: Any, key: str, place: str) -> Any:

@@ -190,12 +190,9 @@ def find(file_name: str, branch: str = MASTER) -> File:
     known = settings.corrections()
     looked_in = []
     for folder in (*_folder(known.folder, branch), *_package(branch)):
-        if _is_file(folder / path):
-            return File(
-                file_name,
-                strict_json.read_text(folder / path, InvalidCorrection),
-                str(folder / path),
-            )
+        file = folder / path
+        if _is_file(file):
+            return File(file_name, strict_json.read_text(file, InvalidCorrection), str(file))
         looked_in.append(str(folder))
     if known.url:
         text, address = _fetch(path.as_posix(), branch, known)
@@ -215,10 +212,7 @@ def exists(file_name: str, branch: str = MASTER) -> bool:
 
 
 def names(pattern: str) -> list[str]:
-    """Return the names of local files of branch master that match a pattern: ``_global_*.json``.
-
-    Raises InvalidOption when the folder of the settings does not exist.
-    """
+    """Return the names of local files of branch master that match a pattern: ``_global_*.json``."""
     folders = (*_folder(settings.corrections().folder, MASTER), *_package(MASTER))
     place = folder_of(pattern.replace("*", "x"))
     return sorted({path.name for folder in folders for path in (folder / place).glob(pattern)})
@@ -317,11 +311,7 @@ class _Timeout(_Fault):
 
 
 def _fetch(path: str, branch: str, known: Corrections) -> tuple[str | None, str]:
-    """Fetch a published file; return its text, or None if it does not exist, and its address.
-
-    If the server fails, a copy is used, with one warning per unreachable server, otherwise per
-    file. Without a copy it raises CorrectionsUnreachable.
-    """
+    """Fetch a published file, or its copy; return its text, None if there is none, and address."""
     url = f"{_base(known.url, branch)}/{quote(path)}"
     kept = known.cache / hashlib.sha256(url.encode()).hexdigest()[:16] / f"{Path(path).name}.copy"
     copy = _read_copy(kept, url)
@@ -374,12 +364,9 @@ def _base(setting: str, branch: str) -> str:
 
 
 def _ask(url: str, copy: _Copy | None, timeout: float) -> _Copy | None:
-    """Fetch a file from a server; return the copy if it is still valid, None if no file exists.
-
-    The whole request takes at most `timeout`. Socket timeouts apply to single waits, and name
-    look-ups have none, so the request runs in its own thread, whose connections are shut at the
-    end.
-    """
+    """Fetch a file from a server; return the copy if it is still valid, None if no file exists."""
+    # Socket timeouts apply to single waits, and name look-ups have none. So the request runs in its
+    # own thread, whose connections are shut at the end
     # The import takes time that does not count for the server
     import requests  # noqa: F401
 

@@ -7,7 +7,8 @@ first step that fails prints a remedy. Values of secrets are never shown.
 import contextlib
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from amstrax.rundb import documents, embedded, known_hosts, ssh_config, tunnel
 from amstrax.rundb.connection import COLLECTIONS, DATABASE, Connection, is_embedded, translated
 from amstrax.settings import RunDatabase
 
-#: Name of a step, and a function that returns the result as text, or raises an error
-_Step = tuple[str, Callable[[], str]]
+#: Names of the steps to the embedded store, through the tunnel, and to MongoDB. Generators yield
+#: the result of each as text, or raise its error
+_LOCAL = ("file", "collection")
+_TUNNEL = ("name", "port", "host key", "log-in", "tunnel")
+_MONGO = ("MongoDB log-in", "collection", "rights")
 
 
 def check(detector: str = "xams") -> int:
@@ -38,26 +42,29 @@ def check(detector: str = "xams") -> int:
     except AmstraxError as error:
         print(f"FAILED   {'settings':15s}{error}")
         return 1
+    names: tuple[str, ...]
+    results: Iterator[str]
     with contextlib.ExitStack() as stack:
         if has_file:
             print(f"\nNo host is set: the run database is the file {config.path}\n")
-            steps = _local_steps(config, detector)
+            names, results = _LOCAL, _local_steps(config, detector)
         elif config.uri:
             print("\nThe run database is MongoDB as AMSTRAX_MONGO_URI says\n")
-            steps = _mongo_steps(config, detector, stack)
+            names, results = _MONGO, _mongo_steps(config, detector, stack)
         else:
             print(
                 f"\nThe run database is MongoDB at {config.mongo_host}:{config.mongo_port} of "
                 f"{config.daq_host}, through an SSH tunnel\n"
             )
-            steps = [*_tunnel_steps(config, stack), *_mongo_steps(config, detector, stack)]
+            names = (*_TUNNEL, *_MONGO)
+            results = chain(_tunnel_steps(config, stack), _mongo_steps(config, detector, stack))
         failed = False
-        for name, run_step in steps:
+        for name in names:
             if failed:
                 print(f"-        {name:15s}not tried")
                 continue
             try:
-                print(f"ok       {name:15s}{run_step()}", flush=True)
+                print(f"ok       {name:15s}{next(results)}", flush=True)
             except AmstraxError as error:
                 failed = True
                 print(f"FAILED   {name:15s}{error}", flush=True)
@@ -118,53 +125,35 @@ def described_releases() -> str:
     return "\n".join(["Releases, by the hashes of stored raw data:", *lines])
 
 
-def _tunnel_steps(config: RunDatabase, stack: contextlib.ExitStack) -> list[_Step]:
-    # Results for later steps
-    made: dict[str, Any] = {}
-
-    def name() -> str:
-        made["to"] = to = ssh_config.destination(config)
-        alias = "" if to.host == config.daq_host else f", by ssh's settings {to.host}"
-        if to.proxy:
-            return f"{config.daq_host}{alias}, through {' '.join(to.proxy)}"
-        made["addresses"] = tunnel.resolve(to)
-        return f"{config.daq_host} is {', '.join(made['addresses'])}{alias}"
-
-    def port() -> str:
-        connection = tunnel.dial(made["to"], made.get("addresses", ()))
-        stack.callback(connection.close)
-        made["transport"] = transport = tunnel.greet(made["to"], connection)
-        stack.callback(transport.close)
-        return f"port {made['to'].port} answers, {transport.remote_version}"
-
-    def host_key() -> str:
-        key = made["transport"].get_remote_server_key()
-        place = known_hosts.verify(made["to"], key)
-        return f"{key.get_name()} {key.fingerprint}, as in known_hosts ({place})"
-
-    def log_in() -> str:
-        made["transport"], how = tunnel.log_in(made["to"], made["transport"])
-        stack.callback(made["transport"].close)
-        return f"as {made['to'].user}, with {how}"
-
-    def forwarding() -> str:
-        tunnel.open_channel(config, made["transport"]).close()
-        return f"{config.mongo_host}:{config.mongo_port} accepts connections"
-
-    return [
-        ("name", name),
-        ("port", port),
-        ("host key", host_key),
-        ("log-in", log_in),
-        ("tunnel", forwarding),
-    ]
+def _tunnel_steps(config: RunDatabase, stack: contextlib.ExitStack) -> Iterator[str]:
+    to = ssh_config.destination(config)
+    alias = "" if to.host == config.daq_host else f", by ssh's settings {to.host}"
+    addresses = [] if to.proxy else tunnel.resolve(to)
+    if to.proxy:
+        yield f"{config.daq_host}{alias}, through {' '.join(to.proxy)}"
+    else:
+        yield f"{config.daq_host} is {', '.join(addresses)}{alias}"
+    connection = tunnel.dial(to, addresses)
+    stack.callback(connection.close)
+    transport = tunnel.greet(to, connection)
+    stack.callback(transport.close)
+    yield f"port {to.port} answers, {transport.remote_version}"
+    key = transport.get_remote_server_key()
+    place = known_hosts.verify(to, key)
+    yield f"{key.get_name()} {key.fingerprint}, as in known_hosts ({place})"
+    transport, how = tunnel.log_in(to, transport)
+    stack.callback(transport.close)
+    yield f"as {to.user}, with {how}"
+    tunnel.open_channel(config, transport).close()
+    yield f"{config.mongo_host}:{config.mongo_port} accepts connections"
 
 
-def _mongo_steps(config: RunDatabase, detector: str, stack: contextlib.ExitStack) -> list[_Step]:
-    made: dict[str, Connection] = {}
+def _mongo_steps(config: RunDatabase, detector: str, stack: contextlib.ExitStack) -> Iterator[str]:
+    connection, name = Connection(config), COLLECTIONS[detector]
+    stack.callback(connection.close)
+    connection.ensure()
 
     def call(function: Callable[[Any], Any], method: str, is_write: bool = False) -> Any:
-        connection, name = made["connection"], COLLECTIONS[detector]
         try:
             return function(connection.client[DATABASE][name])
         except PyMongoError as error:
@@ -173,43 +162,29 @@ def _mongo_steps(config: RunDatabase, detector: str, stack: contextlib.ExitStack
                 raise problem from error
             raise RunDatabaseRefused(f"{connection.place} fails at {method}: {error}") from error
 
-    def mongo_log_in() -> str:
-        made["connection"] = connection = Connection(config)
-        stack.callback(connection.close)
-        connection.ensure()
-        version = call(lambda c: c.database.client.server_info(), "server_info")["version"]
-        call(lambda c: c.database.client["admin"].command("ping"), "ping")
-        who = f"as {config.mongo_user}" if config.mongo_user else "without a user"
-        return f"{'as AMSTRAX_MONGO_URI says' if config.uri else who}; version {version}"
-
-    def rights() -> str:
-        # Updating a missing document needs the rights, and changes nothing
-        nothing = {"_id": ObjectId()}
-        try:
-            call(lambda c: c.update_one(nothing, {"$set": {"check": 1}}), "update_one", True)
-        except RunDatabaseRefused:
-            return "may read but not write: enough for notebooks, not for processing tools"
-        return "may read and write"
-
-    return [
-        ("MongoDB log-in", mongo_log_in),
-        ("collection", lambda: described_documents(call, detector)),
-        ("rights", rights),
-    ]
+    version = call(lambda c: c.database.client.server_info(), "server_info")["version"]
+    call(lambda c: c.database.client["admin"].command("ping"), "ping")
+    who = f"as {config.mongo_user}" if config.mongo_user else "without a user"
+    yield f"{'as AMSTRAX_MONGO_URI says' if config.uri else who}; version {version}"
+    yield described_documents(call, detector)
+    # Updating a missing document needs the rights, and changes nothing
+    nothing = {"_id": ObjectId()}
+    try:
+        call(lambda c: c.update_one(nothing, {"$set": {"check": 1}}), "update_one", True)
+    except RunDatabaseRefused:
+        yield "may read but not write: enough for notebooks, not for processing tools"
+    else:
+        yield "may read and write"
 
 
-def _local_steps(config: RunDatabase, detector: str) -> list[_Step]:
-    def file() -> str:
-        if not config.path.exists():
-            return f"{config.path} does not exist yet; the first document makes it"
-        return f"{config.path}, {config.path.stat().st_size / 1e6:.1f} MB"
-
-    def collection() -> str:
-        with embedded.LocalClient(config.path) as client:
-            found = client[DATABASE][COLLECTIONS[detector]]
-            return described_documents(lambda function, _: function(found), detector)
-
-    return [("file", file), ("collection", collection)]
+def _local_steps(config: RunDatabase, detector: str) -> Iterator[str]:
+    if config.path.exists():
+        yield f"{config.path}, {config.path.stat().st_size / 1e6:.1f} MB"
+    else:
+        yield f"{config.path} does not exist yet; the first document makes it"
+    with embedded.LocalClient(config.path) as client:
+        found = client[DATABASE][COLLECTIONS[detector]]
+        yield described_documents(lambda function, _: function(found), detector)
 
 
 def described_documents(call: Callable[..., Any], detector: str) -> str:

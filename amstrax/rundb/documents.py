@@ -231,6 +231,13 @@ def data_of(document: Mapping[str, Any], **fields: Any) -> list[dict[str, Any]]:
     ]
 
 
+def megabytes_of(entry: Mapping[str, Any]) -> float | None:
+    """Return the size of an entry of data [MB]; None if it is missing or invalid."""
+    size: Any = entry.get("size_mb")
+    is_number = isinstance(size, (int, float)) and not isinstance(size, bool)
+    return float(size) if is_number and 0 <= size < math.inf else None
+
+
 def job_of(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record of a run's last job: attempt, engine, job_id, name, ...; may be empty.
 

@@ -22,7 +22,7 @@ import strax
 import amstrax
 from amstrax import settings
 from amstrax.exceptions import InvalidOption, RunDatabaseUnreachable, RunNotFound
-from amstrax.rundb import connection, documents
+from amstrax.rundb import connection, documents, stored
 from amstrax.rundoc import MISSING_LIVE_DATA
 from amstrax.strax_ext.storage import CheckedBackend, CheckedSaver
 
@@ -369,10 +369,7 @@ class RunDB(strax.StorageFrontend):
         check_broken: bool = True,
         **_unused: Any,
     ) -> dict[int, tuple[str, str]]:
-        """Find data for keys that differ only in the run; return backend and folder by `id` of key.
-
-        While the run database cannot be reached, new data is still found in its folder.
-        """
+        """Return backend and folder, by `id` of key, for keys that differ only in the run."""
         fuzzy = (fuzzy_for, fuzzy_for_options) if fuzzy_for or fuzzy_for_options else None
         entries = self._registered(keys, fuzzy is not None)
         result: dict[int, tuple[str, str]] = {}
@@ -382,7 +379,7 @@ class RunDB(strax.StorageFrontend):
             path = self._find_folder(key, entries.get(asked, ()), fuzzy, gone)
             if path is None:
                 path = self._find_unregistered(key, allow_incomplete)
-            if path is not None and not (check_broken and self._is_broken(path, allow_incomplete)):
+            if path and (not check_broken or stored.is_complete(path, allow_incomplete)):
                 result[id(key)] = self._backend_key(path)
         data_type = keys[0].data_type
         if len(keys) == 1:
@@ -400,10 +397,7 @@ class RunDB(strax.StorageFrontend):
     def _registered(
         self, keys: Sequence[strax.DataKey], any_lineage: bool
     ) -> dict[Any, list[dict[str, Any]]]:
-        """Read the entries for keys that differ only in the run: run -> entries.
-
-        Empty while the run database cannot be reached.
-        """
+        """Read the entries for keys that differ only in the run: run -> entries."""
         data_type = keys[0].data_type
         entry: dict[str, Any] = {"type": data_type}
         if not any_lineage:
@@ -493,14 +487,6 @@ class RunDB(strax.StorageFrontend):
             log.info("skipped %s, whose lineage cannot be read: %s", path, error)
             return False
 
-    def _is_broken(self, path: Path, allow_incomplete: bool) -> bool:
-        try:
-            metadata = self.backends[0].get_metadata(str(path))
-        except (strax.DataCorrupted, strax.DataNotAvailable):
-            return True
-        complete = "writing_ended" in metadata or allow_incomplete
-        return "exception" in metadata or not complete
-
     def _backend_key(self, path: Path) -> tuple[str, str]:
         return type(self.backends[0]).__name__, str(path)
 
@@ -553,7 +539,7 @@ class RunDB(strax.StorageFrontend):
         if self.new_data_path is None:
             return None
         path = self.new_data_path / str(key)
-        if path.is_dir() and not self._is_broken(path, allow_incomplete=False):
+        if stored.is_complete(path):
             if not self.readonly and not self.is_away:
                 self._register(key, self.backends[0].get_metadata(str(path)))
             return path

@@ -1,12 +1,13 @@
 """Stored data of runs, by run documents and folders of this host, and old versions of it."""
 
 import contextlib
+import json
 import os
 import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -71,9 +72,8 @@ def of_entry(run_id: str, entry: Mapping[str, Any]) -> Stored | None:
     name = run_id if data_type == "live" else f"{run_id}-{data_type}-{lineage_hash}"
     if (lineage_hash or data_type == "live") and not folder.endswith(f"/{name}"):
         folder = f"{folder}/{name}"
-    size = entry.get("size_mb")
-    is_known = isinstance(size, (int, float)) and 0 <= size < float("inf")
-    n_bytes = round(size * 1e6) if is_known else None  # type: ignore[operator]
+    size = documents.megabytes_of(entry)
+    n_bytes = None if size is None else round(size * 1e6)
     return Stored(run_id, data_type, lineage_hash, host, folder, n_bytes)
 
 
@@ -109,31 +109,28 @@ def old_versions(
         found = (each for run_id in groups for each in stored(documents_of[run_id]))
     made = st._plugin_class_registry
     entries = [x for x in found if x.lineage_hash and x.run_id in groups and x.data_type in made]
-    own: dict[tuple[str, str], str] = {}
-    equal: dict[tuple[str, str], str] = {}
-    for each in entries:
-        at = groups[each.run_id], each.data_type
-        if at not in own:
-            own[at] = equal[at] = ""
-            with contextlib.suppress(InvalidRunDocument):
-                key = st.key_for(*at)
-                other = st._equivalent_data.key_for(key)
-                own[at], equal[at] = key.lineage_hash, other.lineage_hash if other else ""
+
+    @cache
+    def own_hashes(run_id: str, data_type: str) -> tuple[str, str]:
+        """Return the lineage hashes of what the context makes, and of what it loads instead."""
+        with contextlib.suppress(InvalidRunDocument):
+            key = st.key_for(run_id, data_type)
+            other = st._equivalent_data.key_for(key)
+            return key.lineage_hash, other.lineage_hash if other else ""
+        return "", ""
+
+    own = {each: own_hashes(groups[each.run_id], each.data_type) for each in entries}
     present = {
         (each.run_id, each.data_type, each.host)
-        for each in entries
-        if each.lineage_hash == own[groups[each.run_id], each.data_type]
+        for each, hashes in own.items()
+        if each.lineage_hash == hashes[0]
     }
-    return sorted(
-        {
-            each
-            for each in entries
-            if (each.run_id, each.data_type, each.host) in present
-            and each.lineage_hash != own[at := (groups[each.run_id], each.data_type)]
-            and each.lineage_hash != equal[at]
-        },
-        key=lambda each: each[:5],
-    )
+    old = [
+        each
+        for each, hashes in own.items()
+        if (each.run_id, each.data_type, each.host) in present and each.lineage_hash not in hashes
+    ]
+    return sorted(old, key=lambda each: each[:5])
 
 
 class Place(NamedTuple):
@@ -293,6 +290,23 @@ def _in_folder(parent: str, host: str) -> Iterable[tuple[str, Stored | None]]:
                 yield path, Stored(run_id, "live", "", host, path)
                 continue
             yield path, None
+
+
+def is_complete(folder: Path, may_be_written: bool = False) -> bool | None:
+    """Return whether data was written to its end; None if its metadata cannot be read.
+
+    With `may_be_written`, data that is still being written, without an error so far, counts too.
+    """
+    name = folder.name.removesuffix("_temp")
+    file = folder / f"{name.partition('-')[2]}-metadata.json"
+    try:
+        metadata = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(metadata, dict):
+        return None
+    has_ended = "writing_ended" in metadata and folder.name == name
+    return "exception" not in metadata and (may_be_written or has_ended)
 
 
 def size_of(folder: str) -> int | None:

@@ -301,10 +301,7 @@ def dial(to: SSHHost, addresses: Sequence[str] = ()) -> socket.socket:
 
 
 def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
-    """Return the SSH session on a connection, encrypted, with nothing verified yet.
-
-    Raises RunDatabaseUnreachable when the server does not speak SSH, or is too slow.
-    """
+    """Return the SSH session on a connection, encrypted, with nothing verified yet."""
     timeout = step_timeout(to.config)
     try:
         transport = paramiko.Transport(connection)
@@ -480,10 +477,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _quiet_logger(package: str) -> str:
-    """Return the name of a silenced logger for a package whose messages our errors repeat.
-
-    Set a level for this logger to see its messages.
-    """
+    """Return the name of a logger for a package, silent unless a level is set for it."""
     logger = logging.getLogger(f"{__name__}.{package}")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)

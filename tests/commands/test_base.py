@@ -56,3 +56,12 @@ def test_a_file_is_replaced_whole_or_not(tmp_path):
     with strict_json.replacing(path) as new:
         new.write_text("new")
     assert [x.read_text() for x in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_line_that_cannot_be_formatted_stops_nothing(tmp_path, capsys):
+    handler = base.DatedFileHandler(tmp_path, "tool")
+    for text in ("%d", "%s"):
+        handler.handle(logging.LogRecord("x", logging.INFO, __file__, 1, text, ("word",), None))
+    assert "Logging error" in capsys.readouterr().err
+    [path] = tmp_path.glob("*/tool.log")
+    assert path.read_text() == "word\n"

@@ -8,7 +8,7 @@ from make_campaigns import TARGET, lab  # noqa: F401
 from make_jobs import LED, SHORT, add_run
 
 from amstrax import cli
-from amstrax.rundb import campaigns, documents, get_mongo_collection
+from amstrax.rundb import campaigns, documents, get_mongo_collection, leases
 
 
 def campaign(*arguments):
@@ -277,6 +277,23 @@ def test_retry_leaves_claimed_runs_and_those_of_others(lab, capsys):  # noqa: F8
     assert "left alone, since they are 'failed'" not in said
     assert campaign("c1", "retry", "3") == 2
     assert "run 000003 is not in campaign c1" in capsys.readouterr().err
+
+
+def test_retry_leaves_a_run_that_is_claimed_meanwhile(lab, monkeypatch, capsys):  # noqa: F811
+    lab.add_run(1)
+    assert plan("c1", "1", "--max_failures", "1") == 0
+    documents.record_failure(lab.runs, 1, "because", "a1")
+    is_held = leases.is_held
+
+    def held_a_moment_later(document, now):
+        result = is_held(document, now)
+        assert leases.claim(lab.runs, "000001", "x/y")
+        return result
+
+    monkeypatch.setattr(leases, "is_held", held_a_moment_later)
+    assert campaign("c1", "retry") == 0
+    assert "1 runs are left alone, since a process has them: 000001" in capsys.readouterr().err
+    assert lab.status(1) == "failed"
 
 
 def test_both_detectors_are_in_one_list(lab, live_runs, monkeypatch, capsys):  # noqa: F811

@@ -143,6 +143,20 @@ def test_an_interrupted_deletion_is_completed(lab, hashes):
     assert (lab / f"000007-peaks-{hashes['peaks']}").is_dir()
 
 
+def test_the_other_version_is_deleted_meanwhile(lab, hashes, monkeypatch, capfd):
+    """Two processes delete a version each: the second keeps its own."""
+    held = leases.held
+
+    def held_by_another(*args):
+        shutil.rmtree(lab / f"000007-peaks-{hashes['peaks']}")
+        return held(*args)
+
+    monkeypatch.setattr(leases, "held", held_by_another)
+    assert cli.main(["rundb", "delete-data", "000007", "peaks", OLD, "--yes"]) == 1
+    assert "is the only peaks of the run here: it is kept" in capfd.readouterr().err
+    assert (lab / f"000007-peaks-{OLD}").is_dir() and "deleted_data" not in _document()
+
+
 def test_old_entries_of_several_runs_with_one_location(lab):
     runs = get_mongo_collection("xams")
     old = {"type": "peaks", "host": "stbc", "location": "/far"}

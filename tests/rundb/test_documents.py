@@ -581,3 +581,12 @@ def test_quality_and_comments(run):
     comments = documents.comments_of(documents.find_run(run, 2240))
     assert [each["text"] for each in comments] == ["one", "two", "of another tool"]
     assert comments[0]["user"] == "me" and comments[2]["time"] is None
+
+
+@pytest.mark.parametrize(
+    ("size", "megabytes"),
+    [(0, 0.0), (2.5, 2.5), (None, None), ("2", None), (True, None), (-1, None)]
+    + [(value, None) for value in (float("nan"), float("inf"))],
+)
+def test_sizes_of_data(size, megabytes):
+    assert documents.megabytes_of({"size_mb": size}) == megabytes

@@ -6,6 +6,7 @@ from amstrax import contexts
 from amstrax.rundb import stored
 
 OLD = "abcdefghij"
+ENDED = '{"writing_ended": 1}'
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,30 @@ def test_data_in_documents():
     assert stored.stored(_run(*bad)) == []
     for name in ("../7", "7/..", "-rf", "_superrun", 7.5, None):
         assert stored.stored({"name": name, "data": good}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_complete", "may_be_written"),
+    [
+        (ENDED, True, True),
+        ("{}", False, True),
+        ('{"writing_ended": 1, "exception": "x"}', False, False),
+        ('{"exception": "x"}', False, False),
+        *((text, None, None) for text in (None, "", "{", "[]", "7", "\udcff", "[" * 100_000)),
+    ],
+)
+def test_complete_data(tmp_path, text, is_complete, may_be_written):
+    folder = tmp_path / f"000007-peaks-{OLD}"
+    folder.mkdir()
+    if text is not None:
+        file = folder / f"peaks-{OLD}-metadata.json"
+        file.write_text(text, encoding="utf-8", errors="surrogateescape")
+    assert stored.is_complete(folder) is is_complete
+    assert stored.is_complete(folder, may_be_written=True) is may_be_written
+    # strax writes the end into the metadata before it renames the folder
+    folder = folder.rename(f"{folder}_temp")
+    assert stored.is_complete(folder) is (is_complete and False)
+    assert stored.is_complete(folder, may_be_written=True) is may_be_written
 
 
 def test_old_versions(st):
