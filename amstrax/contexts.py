@@ -92,7 +92,8 @@ def _plugins_of(
 ) -> tuple[type[strax.Plugin], ...]:
     """Return the plugins of a context, for XAMS those of a release of the lab's package.
 
-    Parts without a plugin of the context raise InvalidOption, unless some have and all are wanted.
+    Those of other contexts are not imported. `release` and `reconstruction` are as in `xams`; parts
+    that have no plugin of the context raise InvalidOption, unless some have and all are wanted.
     """
     if reconstruction not in (None, "lab", ()):
         from amstrax.plugins.reconstruction import IMPROVED, added_by, parts_of, with_parts
@@ -506,8 +507,14 @@ def find_context(
     No context is made. Targets are data types, also those of the truth of simulated runs; none
     stands for all raw data. `names` are those of the contexts to choose from, `options` names of
     options to check; the version of the corrections is checked unless its file cannot be reached.
-    Other parameters, and errors for them, are as in `xams`. Raises UsageError when no context makes
-    the targets, or none of its plugins takes an option.
+    Other parameters are as in `xams`.
+
+    Raises
+    ------
+    UsageError
+        When no context makes the targets, or none of its plugins takes an option.
+    InvalidOption, CorrectionError
+        As of `xams`.
     """
     lacking: list[list[str]] = []
     known: list[str] = []

@@ -156,10 +156,19 @@ def process(
 ) -> "strax.Context":
     """Make and store the targets of a run, and return the context that has them.
 
+    It ends with an error when `stop` is set.
+
     `tell` is called with each target and ``stored`` when it is stored already, else with
-    ``running`` before it is made. Without ``options.waits``, a run that would have to be waited for
-    raises Postponed. Other errors, also after `stop` is set, are AmstraxErrors; incomplete data is
-    removed then.
+    ``running`` before it is made.
+
+    Raises
+    ------
+    UsageError
+        When an option is invalid.
+    Postponed
+        Without ``options.waits``, when the run would have to be waited for.
+    AmstraxError
+        When the run cannot be processed; incomplete data is removed.
     """
     from amstrax.auto_processing import job
     from amstrax.processing.compiled import remove_damaged_cache
@@ -284,7 +293,7 @@ def _make(
         raise RunNotFound(
             f"no stored or live data to make {target} of run {run_id} from: check both"
         )
-    show_bar = base.shows_progress(options.progress)
+    show_bar = sys.stderr.isatty() if options.progress is None else options.progress
     with job.Progress(f"{target} of run {run_id}", *source.time_range(), show_bar) as progress:
         source.on_raw_data = progress.add_raw
         chunks = st.get_iter(

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import re
+import sys
 import tempfile
 import threading
 import time
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from amstrax import rundoc, settings
 from amstrax.auto_processing import rsync
 from amstrax.auto_processing.rsync import Place
-from amstrax.commands.base import RetryBackoff, describe_error, shows_progress
+from amstrax.commands.base import RetryBackoff, describe_error
 from amstrax.exceptions import (
     AmstraxError,
     CopyDiffers,
@@ -635,7 +636,7 @@ class Copier:
         self._unusable: set[str] = set()
         self._reported: dict[str, str] = {}
         self._backoff = RetryBackoff()
-        self._show_bar = shows_progress(options.progress)
+        self._show_bar = sys.stderr.isatty() if options.progress is None else options.progress
 
     def find(self) -> list[dict[str, Any]]:
         """Find the documents of the runs to copy, newest first, as `find_runs`."""

@@ -193,9 +193,15 @@ class Plan(NamedTuple):
 def find_plan(options: ProcessingOptions, check_corrections: bool = False) -> Plan:
     """Return the plan for ordinary runs.
 
-    With `check_corrections`, an invalid version of the corrections raises InvalidOption or
-    CorrectionError, unless its file cannot be reached now. Raises UsageError when no context makes
-    the targets or takes the options, or only one of another detector.
+    The version of the corrections is checked with `check_corrections`, unless its file cannot be
+    reached now.
+
+    Raises
+    ------
+    UsageError
+        When no context makes the targets or takes the options, or only one of another detector.
+    InvalidOption, CorrectionError
+        When the version of the corrections is invalid, or does not exist.
     """
     from amstrax import contexts
 
@@ -288,8 +294,18 @@ def check_ready(document: Mapping[str, Any]) -> None:
 def process(run_id: str, options: JobOptions, stop: Stop) -> None:
     """Process a run, and set its status; end with an error when `stop` is set.
 
-    Errors are those of `find_plan`, `check_ready` and `amstraxer.process`; the document of the run
-    has the reason of the last. AlreadyAtWork, when another process has the run, leaves it as it is.
+    Raises
+    ------
+    AlreadyAtWork
+        When another process has the run; its document is not changed then.
+    UsageError
+        When an option is invalid.
+    RunNotReady
+        When the run is being taken, or has the tag ``abandon``.
+    Postponed
+        Without ``options.waits``, when the run would have to be waited for.
+    AmstraxError
+        When the run cannot be processed; its document has the reason.
     """
     began = time.monotonic()
     plan = find_plan(options)
@@ -468,7 +484,10 @@ def _chosen_options(run_id: str, options: JobOptions, plan: Plan) -> JobOptions:
 
 
 def _is_done(document: Mapping[str, Any], plan: Plan) -> bool:
-    """Return whether an earlier job has made all targets: batch systems may start jobs twice."""
+    """Return whether an earlier job has made all targets.
+
+    A batch system that was unreachable may start a job twice, or a job that was given up.
+    """
     job = documents.job_of(document)
     return (
         documents.status_of(document).status == "done"

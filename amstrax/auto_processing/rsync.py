@@ -120,14 +120,24 @@ def copy(
     on_bytes: Callable[[int], None] | None = None,
     remove: Sequence[str] = (),
 ) -> None:
-    """Update a copy, whose parent folder must exist; other files in it are kept, except `remove`.
-
-    `bandwidth` is the largest one [kB/s]. With `by_checksum`, the content of files with equal size
-    and time is compared too, which is slow. At intervals `stopped` is called, which returns True to
-    interrupt the copy, and `on_bytes` with the amount copied [bytes].
+    """Update a copy; other files in it are kept.
 
     Raises CopyFailed when the copy is incomplete, DestinationUnusable if other folders would fail
     too, and Stopped when it was interrupted.
+
+    Parameters
+    ----------
+    source, place
+        Folder to copy, and that of the copy, whose parent must exist.
+    bandwidth
+        Largest bandwidth [kB/s].
+    by_checksum
+        Also compare the content of files with equal size and time. Slow.
+    stopped, on_bytes
+        Called at intervals: the first returns True to interrupt the copy, the second gets the
+        amount copied [bytes].
+    remove
+        Names of files and folders to remove from the copy.
     """
     # Without --no-whole-file, partial files on this machine would be copied again
     options = ["-rtO", "--no-whole-file", "--info=progress2", "--no-h", _ALL_BUT_MARKER]
@@ -443,8 +453,10 @@ def _problem(status: int, errors: str, place: Place, is_written: bool) -> tuple[
 
 
 def _is_inside(line: str, place: Place) -> bool:
-    """Return whether rsync refuses an entry of a place, so that other places may still work."""
-    # Not the folder of copies itself, which `check_folder` lists as FOLDER/.
+    """Return whether rsync refuses an entry of a place, so that other places may still work.
+
+    The folder of copies itself is excluded; `check_folder` lists it as FOLDER/.
+    """
     folder = re.escape(place.folder)
     return not place.folder.endswith("/.") and bool(
         re.search(rf'(opendir|failed to open) "{folder}"|"{folder}/.*(denied|permitted)', line)

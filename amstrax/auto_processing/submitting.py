@@ -198,9 +198,20 @@ def submit(
 ) -> Submission:
     """Submit the job for a run unless it has one, and return the result.
 
-    `reset_failures` clears earlier failures of the run. Raises RunNotFound or InvalidRunDocument
-    when it has not exactly one valid document, RunNotReady as `check_ready`, JobRefused when the
-    engine refuses the job (the run document is unchanged), and the errors of `submit_groups`.
+    `reset_failures` clears earlier failures of the run.
+
+    Raises
+    ------
+    RunNotFound, InvalidRunDocument
+        When there is no such run, or it has several documents or an invalid one.
+    RunNotReady
+        When the run is being taken, or has the tag ``abandon``.
+    JobRefused
+        When the engine refuses the job; the run document is unchanged.
+    EngineUnreachable
+        When the engine does not answer; if it has accepted the job, the next submission adopts it.
+    RunDatabaseError
+        When the run database cannot be reached.
     """
     [result] = submit_groups(template, [[run_id]], collection, engine, reset_failures)
     if result.error is not None:
@@ -256,7 +267,10 @@ _FOLLOW = "follow"
 
 
 class _Run:
-    """A run to submit; `before` and `status` are those of its last job as the lease was taken."""
+    """A run that is being submitted.
+
+    `before` and `status` are the record of its last job, and its status, when its lease was taken.
+    """
 
     def __init__(self, run_id: str, plan: Plan, collection: Any, document: Mapping[str, Any]):
         self.run_id, self.plan, self.collection = run_id, plan, collection

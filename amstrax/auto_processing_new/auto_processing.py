@@ -84,7 +84,13 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Raise UsageError for arguments of the context, and an --amstrax_path without amstrax 3."""
+    """Check the options of `add_data_options`.
+
+    Raises
+    ------
+    UsageError
+        When context arguments are given, or --amstrax_path has no amstrax 3.
+    """
     if args.set_context_kwargs:
         raise UsageError(
             f"--set_context_kwargs names {', '.join(map(repr, args.set_context_kwargs))}: use "
@@ -177,7 +183,10 @@ def submit_runs(args: argparse.Namespace, run_ids: Sequence[str], wait: bool = F
 def _wait_for_slot(
     collection: Any, engine: Engine, max_jobs: int, pause: float | None, stop: Stop
 ) -> bool:
-    """Return whether `max_jobs` leaves room; with a `pause` between checks [s], wait for that."""
+    """Return whether fewer than `max_jobs` jobs wait and run; wait for that unless `pause` is None.
+
+    `pause` is the time between two checks [s].
+    """
     while (n_jobs := count_jobs(collection, engine)) >= max_jobs:
         say(f"Too many jobs running ({n_jobs}/{max_jobs})")
         if pause is None:

@@ -83,7 +83,10 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
     """Find the lines and, if they are asked for, gains.
 
-    Raises NoResult if alphas are too few, do not form lines, or a gain cannot be measured.
+    Raises
+    ------
+    NoResult
+        If alphas are too few, do not form lines, or a gain to write cannot be measured.
     """
     from amstrax.calibration import alphas
 

@@ -379,10 +379,15 @@ class NewEntry(NamedTuple):
 
 
 def new_entries(args: argparse.Namespace, options: Collection[str]) -> list[NewEntry]:
-    """Return the entry for each file of ``args.write``, which has values of one of `options`.
+    """Return the entry for each file of ``args.write``, after a check that it fits.
 
-    Raises UsageError if the range or a name is wrong, or a file is given twice, InvalidCorrection
-    if a file is invalid, or has a value for runs of the range.
+    Raises
+    ------
+    UsageError
+        If the range or a name is wrong (OPTION_VERSION.json, with one of `options`), or a file is
+        given twice.
+    InvalidCorrection
+        If a file is invalid, or has a value for runs of the range.
     """
     twice = next((path for path in args.write if args.write.count(path) > 1), None)
     if twice is not None:

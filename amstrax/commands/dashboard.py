@@ -148,7 +148,12 @@ def users_file(args: argparse.Namespace) -> Path | None:
 def make_site(args: argparse.Namespace) -> "Site":
     """Return the dashboard with these options.
 
-    Raises UsageError if they conflict, or no plugin of the detector takes an option.
+    Raises
+    ------
+    UsageError
+        If the options conflict, or no plugin of the detector takes an option.
+    InvalidOption
+        If the file of users cannot be used.
     """
     from amstrax.dashboard.logins import Logins, PasswordFile, ProxyUsers, check_name
     from amstrax.dashboard.site import Site

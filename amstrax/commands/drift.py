@@ -45,7 +45,13 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 
 def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
-    """Measure the drift; raise NoResult if the runs do not determine the edges."""
+    """Measure the drift.
+
+    Raises
+    ------
+    NoResult
+        If the runs do not determine the edges.
+    """
     from amstrax.calibration import drift
 
     events, length, max_length = _load(args, stop)

@@ -73,7 +73,15 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
 
 
 def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
-    """Measure maps; raise NoResult without a line, or with too few events in a slice of z."""
+    """Measure maps.
+
+    Raises
+    ------
+    NoResult
+        If there is no line, or too few events in a slice of z.
+    UsageError
+        If S2s are corrected with an s2_map already.
+    """
     import numpy as np
 
     from amstrax.calibration.maps import maps_of_events

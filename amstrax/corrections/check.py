@@ -133,7 +133,10 @@ def _value_problems(
 
 
 def _value_problem(name: str, value: Any, first: Any, gain_lengths: Collection[int]) -> str:
-    """Return the error in the value of an option, to follow its name; empty if it is valid."""
+    """Return the error in the value of an option, to follow its name; empty if it is valid.
+
+    `first` is the value of the first range.
+    """
     try:
         if name == "gain_to_pe_array":
             length = len(first) if isinstance(first, list) else 0

@@ -172,7 +172,10 @@ def _check_kind(
     what: str,
     error: type[AmstraxError] = InvalidCorrection,
 ) -> None:
-    """Raise an error for a value, or item of a list of numbers, of a kind that is not accepted."""
+    """Raise an error for a value of a kind that an option does not accept.
+
+    A list of numbers must contain only numbers.
+    """
     wanted, found = [f"a {kind}" for kind in _kinds(option)], f"a {strict_json.kind(value)}"
     if wanted and strict_json.full_kind(option.default) == _NUMBERS:
         wanted, found = [_NUMBERS], strict_json.full_kind(value)
@@ -237,8 +240,16 @@ def options_for(
     """Return the options that a version of the corrections sets for plugins.
 
     Options of plugins for data types that none of `plugins` makes are dropped with one warning.
-    `others` are plugins of other contexts, by the Python code for such a context. Errors are those
-    of `amstrax.contexts.apply_global_correction_version`.
+    Errors are those of `amstrax.contexts.apply_global_correction_version`.
+
+    Parameters
+    ----------
+    plugins
+        Classes of plugins.
+    version
+        ``'v1'``, ``'ONLINE'`` or, with a branch, ``'v1@branch'``.
+    others
+        Plugins of other contexts, by the Python code for such a context.
     """
     plugins = list(dict.fromkeys(plugins))
     taken = [option for plugin in plugins for option in plugin.takes_config.values()]
@@ -281,9 +292,11 @@ def _check_no_data_type_lacks(
     plugins: Iterable[type[strax.Plugin]],
     others: Mapping[str, Iterable[type[strax.Plugin]]],
 ) -> None:
-    """Raise InvalidOption for an option that should affect `plugins` but is not taken by them."""
-    # Plugins of other contexts take such an option for the same data type, or no plugin does. A
-    # user's plugin may lack it if another takes it, since its lineage is not that of amstrax
+    """Raise InvalidOption for an option that should affect `plugins` but is not taken by them.
+
+    Plugins of other contexts take such an option for the same data type, or no plugin does. A
+    user's plugin may lack it if another plugin takes it, since its lineage is not that of amstrax.
+    """
 
     def not_taken(what: str, remedy: str) -> InvalidOption:
         return InvalidOption(

@@ -311,7 +311,11 @@ class _Timeout(_Fault):
 
 
 def _fetch(path: str, branch: str, known: Corrections) -> tuple[str | None, str]:
-    """Fetch a published file, or its copy; return its text, None if there is none, and address."""
+    """Fetch a published file; return its text, or None if it does not exist, and its address.
+
+    If the server fails, a copy is used, with one warning per unreachable server, otherwise per
+    file. Without a copy it raises CorrectionsUnreachable.
+    """
     url = f"{_base(known.url, branch)}/{quote(path)}"
     kept = known.cache / hashlib.sha256(url.encode()).hexdigest()[:16] / f"{Path(path).name}.copy"
     copy = _read_copy(kept, url)
@@ -364,9 +368,12 @@ def _base(setting: str, branch: str) -> str:
 
 
 def _ask(url: str, copy: _Copy | None, timeout: float) -> _Copy | None:
-    """Fetch a file from a server; return the copy if it is still valid, None if no file exists."""
-    # Socket timeouts apply to single waits, and name look-ups have none. So the request runs in its
-    # own thread, whose connections are shut at the end
+    """Fetch a file from a server; return the copy if it is still valid, None if no file exists.
+
+    The whole request takes at most `timeout`. Socket timeouts apply to single waits, and name
+    look-ups have none, so the request runs in its own thread, whose connections are shut at the
+    end.
+    """
     # The import takes time that does not count for the server
     import requests  # noqa: F401
 
