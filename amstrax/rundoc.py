@@ -53,7 +53,10 @@ CHANNEL_MAP_FIELDS = ("xams_bookkeeping.channel_map", "daq_config.channel_map")
 
 
 def from_json(text: str) -> dict[str, Any]:
-    """Return the run document in `text`: JSON, or the name of a file with JSON."""
+    """Return the run document in `text`: JSON, or the name of a file with JSON.
+
+    Raises InvalidRunDocument for anything else.
+    """
     source = "the run document given"
     if not text.lstrip().startswith(("{", "[")):
         source = f"run document {strict_json.place_of(text)}"
@@ -121,7 +124,10 @@ def check_location(location: object) -> Path:
 
 
 def live_folders(document: RunDocument) -> list[str]:
-    """Return the folders of the run's live data, on any host."""
+    """Return the folders of the run's live data, on any host.
+
+    Raises InvalidRunDocument when ``data`` is not a list.
+    """
     folders = [
         entry.get("location")
         for entry in _list(document, document, "data")
@@ -278,7 +284,10 @@ def channel_map(document: RunDocument) -> immutabledict[str, tuple[int, int]] | 
 
 
 def options(document: RunDocument) -> dict[str, Any]:
-    """Return the options of plugins in a run document, with tuples for lists."""
+    """Return the options of plugins in a run document, with tuples for lists.
+
+    Raises InvalidRunDocument for anything but a table of them.
+    """
     found = document.get(OPTIONS_FIELD)
     if found is None:
         return {}

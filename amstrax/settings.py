@@ -274,9 +274,11 @@ def _parsed(path: Path, data: bytes) -> Mapping[str, str]:
 
 @functools.lru_cache(maxsize=4)
 def _check_environment(shared: tuple[str, ...], names: tuple[str, ...]) -> None:
-    """Raise for a name of a variable that resembles a setting."""
-    # Other programs use DAQ_ and MONGO_, too: such variables are checked only if a setting with
-    # that prefix, in `shared`, is read, and plurals are not
+    """Raise for a name of a variable that resembles a setting.
+
+    Other programs use DAQ_ and MONGO_, too: such variables are checked only if a setting with that
+    prefix, in `shared`, is read, and plurals are not.
+    """
     for name in names:
         if name.startswith(("AMSTRAX", "XAMS")):
             _check_name(name, _nearest(name), (), "in the environment")
@@ -360,7 +362,10 @@ def local_jobs() -> int:
 
 
 def release(name: str | None = None) -> str:
-    """Return the release of the lab's package to follow: `name`, or that of AMSTRAX_RELEASE."""
+    """Return the release of the lab's package to follow: `name`, or that of AMSTRAX_RELEASE.
+
+    Raises InvalidOption (a ValueError) for any other name.
+    """
     place = "release"
     if name is None:
         place = "AMSTRAX_RELEASE"
@@ -528,7 +533,10 @@ def login_name() -> str:
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with ``~`` replaced by the home folder."""
+    """Return a path with ``~`` replaced by the home folder.
+
+    Raises InvalidOption when that is unknown, as in a container without HOME.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError:

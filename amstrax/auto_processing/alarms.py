@@ -333,7 +333,10 @@ class Alarms:
 
     @contextlib.contextmanager
     def _locked(self, suffix: str, wait: bool = True) -> Iterator[bool]:
-        """Yield whether a lock file, or a lock of this process where none can be made, is held."""
+        """Hold a lock file, or a lock of this process where none can be made.
+
+        Give whether it is held; with `wait` it is.
+        """
         path = self._path.with_suffix(suffix)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -357,7 +360,10 @@ class Alarms:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[dict[str, dict[str, Any]]]:
-        """Yield the content of the file, and write it back, or keep it, if it has changed."""
+        """Give the content of the file, and write it back if it has changed.
+
+        While it cannot be written, this process keeps the content.
+        """
         with self._locked(".lock"):
             text = "{}"
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):

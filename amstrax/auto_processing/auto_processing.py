@@ -424,7 +424,10 @@ class Loop:
             log.info("%d scripts and logs older than AMSTRAX_KEEP_LOGS are removed", n_files)
 
     def is_finished(self) -> bool:
-        """Return whether the requested run has ended."""
+        """Return whether the requested run has ended.
+
+        Raises AmstraxError when the run has been given up, or has the tag ``abandon``.
+        """
         run_id = self.wanted.run_id
         if run_id is None or self.trouble:
             return False

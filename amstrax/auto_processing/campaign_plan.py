@@ -240,7 +240,10 @@ def _kinds(
     runs: Any,
     watch: Callable[[Iterable], Iterable],
 ) -> tuple[list[Kind], list[int], list[str]]:
-    """Return what is made of runs of each kind, the kind of each run, and remarks."""
+    """Return what is made of runs of each kind, the kind of each run, and remarks.
+
+    The plan of a run, and options in its document, tell its kind.
+    """
     kinds: list[Kind] = []
     numbers: dict[tuple, int] = {}
     kind_of_run, remarks = [], []

@@ -119,8 +119,10 @@ def copy_destinations(detector: str) -> tuple[Destination, ...]:
 
 
 def _folder_key(folder: str | Path, ssh_host: str | None = None) -> object:
-    """Return a key that is equal for all paths of a folder, including links and mounts."""
-    # As written; the markers of copies detect equal folders there
+    """Return a key that is equal for all paths of a folder, including links and mounts.
+
+    Paths by ssh are compared as written; the markers of copies detect equal folders there.
+    """
     if ssh_host is not None:
         return ssh_host.rpartition("@")[2].lower(), os.path.normpath(folder)
     real = os.path.realpath(folder)
@@ -159,14 +161,21 @@ def _parts(setting: str) -> list[str]:
 
 
 def delete_after_copies(detector: str) -> tuple[Destination, ...]:
-    """Return the copies required before live data of `detector` is deleted; never empty."""
+    """Return the copies required before live data of `detector` is deleted; never empty.
+
+    Raises InvalidOption when the setting has another name, and as `copy_destinations`.
+    """
     setting = f"{detector.upper()}_DELETE_AFTER_COPIES"
     source = f"the setting {setting} has"
     return _select_destinations(detector, _parts(setting), InvalidOption, source)
 
 
 def wanted_destinations(detector: str, names: Sequence[str] = ()) -> tuple[Destination, ...]:
-    """Return the destinations of these names, by default all of `detector`."""
+    """Return the destinations of these names, by default all of `detector`.
+
+    Raises UsageError for a name that the settings do not have; InvalidOption as
+    `copy_destinations`.
+    """
     return _select_destinations(detector, names, UsageError, "--to has")
 
 
@@ -192,7 +201,9 @@ def run_name(document: Document) -> str:
 def allowed_folders(detector: str, given: Iterable[Path] | None = None) -> tuple[Path, ...]:
     """Return the folders that live data may be copied and deleted from, without links.
 
-    They are those `given`, which must exist, or else that of the settings.
+    By default the folder of the settings.
+
+    Raises UsageError when there is none, or one does not exist.
     """
     setting = f"{detector.upper()}_LIVE_DATA"
     wanted = [*given] if given else [Path(value) for value in [settings.get(setting)] if value]
@@ -206,7 +217,10 @@ def allowed_folders(detector: str, given: Iterable[Path] | None = None) -> tuple
 
 
 def folder_of(entry: Mapping[str, Any]) -> Path:
-    """Return the folder that an entry of data names, without links."""
+    """Return the folder that an entry of data names, without links.
+
+    Raises InvalidRunDocument when it names no folder.
+    """
     try:
         return rundoc.check_location(entry.get("location")).resolve()
     except (OSError, RuntimeError) as error:
@@ -246,7 +260,10 @@ def run_identity(collection: Any, document: Document) -> Marker:
 
 
 def find_marker(place: Place, identity: Mapping[str, Any]) -> Marker | None:
-    """Return the marker of a copy; None if it is missing or does not name this document."""
+    """Return the marker of a copy; None if it is missing or does not name this document.
+
+    Raises CopyRefused when the marker is that of another run.
+    """
     marker = _read_marker(place)
     if marker is None:
         return None
@@ -277,7 +294,10 @@ def _describe_marker(marker: Mapping[str, Any]) -> str:
 
 
 def add_marker(place: Place, identity: Mapping[str, Any]) -> Marker:
-    """Write a marker unless another process has just done so; return the marker in place."""
+    """Write a marker unless another process has just done so; return the marker in place.
+
+    Raises CopyRefused when that is of another run.
+    """
     source = {"host": documents.this_host(), "time": rundoc.to_json(datetime.now(UTC))["$date"]}
     new = {**source, **identity, "copy": uuid.uuid4().hex}
     with tempfile.TemporaryDirectory() as folder:
@@ -470,6 +490,8 @@ def compare(
     """Return the names of entries that differ between live data and a copy, by list and checksum.
 
     `known` is the content of the folder of the run; `stopped` as of `rsync.copy`.
+
+    Raises CopyFailed or Stopped when the copy cannot be read, or `stopped` returned True.
     """
     here, there = rsync.sizes(known), rsync.listing(place, stopped)
     if there is None:
@@ -504,7 +526,10 @@ def why_not(document: Document, to: Sequence[Destination], folders: Sequence[Pat
 
 
 def source_folder(document: Document, folders: Sequence[Path]) -> Path:
-    """Return the folder of live data on this machine that a run is in, without links."""
+    """Return the folder of live data on this machine that a run is in, without links.
+
+    Raises CopyFailed when the document names no folder in or below `folders`.
+    """
     host = documents.this_host()
     problem = (
         f"its document has no live data on host {host}: check its data, and the setting "
@@ -559,7 +584,10 @@ def find_runs(
 
 
 def find_again(collection: Any, run_id: str) -> dict[str, Any]:
-    """Fetch the present document of a run, with the tags of all documents of its number."""
+    """Fetch the present document of a run, with the tags of all documents of its number.
+
+    Raises InvalidRunDocument when its number leads to the document of another run.
+    """
     document = documents.find_run(collection, run_id)
     if documents.name_of(document) != run_id:
         raise InvalidRunDocument(
@@ -775,7 +803,10 @@ class Copier:
         stopped: Callable[[], bool],
         copies: dict[str, str],
     ) -> int:
-        """Make a copy, verify and register it; return its size [bytes]; `copies` is id -> host."""
+        """Make a copy, verify and register it; return its size [bytes].
+
+        `copies` has the ids of known copies with their hosts.
+        """
         began = time.monotonic()
         with self._progress(f"run {run_id} to {destination.name}") as on_bytes:
             copied = copy_data(

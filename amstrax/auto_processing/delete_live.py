@@ -79,7 +79,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace, stop: Stop) -> None:
-    """Delete all live data that may be deleted, once or in a loop."""
+    """Delete all live data that may be deleted, once or in a loop.
+
+    Raises AmstraxError when, without ``args.loop``, something could not be deleted.
+    """
     stop.remark = "interrupted deletions are settled at the next start"
     if args.production and not args.delete:
         log.info("nothing is deleted without --we_are_really_sure")

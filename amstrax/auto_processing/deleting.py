@@ -199,7 +199,10 @@ class Deleter:
         self._check_markers(document, there)
 
     def _check_markers(self, document: Document, there: Path, add: bool = False) -> None:
-        """Check that copies are of this run, and apart; with `add`, add markers that they lack."""
+        """Check that the copies are of this run, and separate from each other and from `there`.
+
+        With `add`, a verified copy without marker gets one.
+        """
         identity = copying.run_identity(self._collection, document)
         known: dict[str, str] = {}
         for name, place in self._places(document, copying.run_name(document)).items():
@@ -355,7 +358,10 @@ class Deleter:
             raise
 
     def _record(self, run_id: str, run_dir: Path) -> None:
-        """Move all entries of the live data to deleted_data."""
+        """Move all entries of the live data to deleted_data.
+
+        After a RunDatabaseError the outcome is unknown: `settle` checks it.
+        """
         try:
             document = copying.find_again(self._collection, run_id)
             for entry in _entries(document.get("data"), run_dir):
@@ -364,7 +370,6 @@ class Deleter:
                     self._collection, run_id, one, f"{settings.login_name()} with delete_live"
                 )
         except RunDatabaseError:
-            # The outcome is unknown: `settle` checks it
             raise
         except Exception:
             # An invalid document cannot record the deletion
@@ -470,7 +475,10 @@ def set_aside(run_dir: Path) -> Path:
 
 
 def put_back(run_dir: Path) -> None:
-    """Restore the name of a folder that was set aside."""
+    """Restore the name of a folder that was set aside.
+
+    Raises DeletionRefused when another folder has that name.
+    """
     old = aside(run_dir)
     with _opened(run_dir.parent) as parent:
         problem = f"{old} cannot be renamed back, since {run_dir} exists too"
@@ -478,7 +486,10 @@ def put_back(run_dir: Path) -> None:
 
 
 def remove_folder(run_dir: Path) -> None:
-    """Permanently remove a folder that was set aside."""
+    """Permanently remove a folder that was set aside.
+
+    Raises DeletionRefused as `set_aside`.
+    """
     old = aside(run_dir)
     with _opened(run_dir.parent) as parent:
         _check_removable(old, parent)

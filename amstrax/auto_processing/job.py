@@ -149,10 +149,13 @@ class _Compilation(numba.core.event.Listener):
 
 @contextlib.contextmanager
 def _output_to_log(logger: logging.Logger, stop: Stop) -> Iterator[None]:
-    """Log the output of strax, and exceptions that end its threads, at level DEBUG."""
+    """Log the output of strax, and exceptions that end its threads, at level DEBUG.
+
+    strax raises the first exception in the main thread only after all threads have ended. So
+    `stop` is set, as another thread may wait for live data.
+    """
 
     def log_exception(args: threading.ExceptHookArgs) -> None:
-        # strax raises the exception when all threads have ended; one may wait for live data
         stop.event.set()
         if args.exc_value is not None:
             logger.debug("thread %s ended", args.thread, exc_info=args.exc_value)

@@ -392,11 +392,14 @@ def describe_end(run: Followed, state: JobState) -> str:
 
 
 def _record_end(collection: Any, run: Followed, reason: str) -> int | None:
-    """Record that a job has failed; return the failures, None if it has recorded its end itself."""
+    """Record that a job has failed and remove its claim; return the number of failures.
+
+    Return None if the job has recorded its end itself. An orphan of the job stops by itself without
+    its claim.
+    """
     failures = documents.record_failure(
         collection, run.document, reason, run.attempt, condition=run.filter()
     )
-    # An orphan of the job stops by itself without its claim
     owner = {"$regex": f"^{re.escape(run.attempt)}\\."}
     collection.update_one(
         {"_id": run.document["_id"], "processing_claim.owner": owner},

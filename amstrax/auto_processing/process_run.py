@@ -277,7 +277,10 @@ def options_of_run(options: _Options, plan: Plan) -> tuple[_Options, str]:
 
 
 def check_ready(document: Mapping[str, Any]) -> None:
-    """Raise RunNotReady for a run that is being taken, or has the tag ``abandon``."""
+    """Check that a run may be processed now.
+
+    Raises RunNotReady when the run is still being taken, or has the tag ``abandon``.
+    """
     name = documents.name_of(document)
     if documents.ABANDON in documents.tags_of(document):
         raise RunNotReady(
@@ -568,7 +571,8 @@ class Step(NamedTuple):
 def folders(plan: Plan, output_folder: str | Path | None) -> tuple[Path, Path]:
     """Return the folders for raw data, and for all other data.
 
-    Without `output_folder`, they are those of the settings, which must exist, or the context.
+    Without `output_folder`, they are those of the settings or the context. Raises InvalidOption
+    when a folder of the settings does not exist.
     """
     if output_folder is not None:
         folder = settings.expanded(output_folder).absolute()

@@ -1,6 +1,6 @@
 """Make, compare and list copies of folders with rsync, over ssh or on this machine.
 
-No shell is used on either side. Functions that call rsync raise the errors of `copy`.
+No shell is used on either side.
 """
 
 import contextlib
@@ -159,6 +159,8 @@ def differences(
 
     Every file is read on both sides, and compared by rsync's checksum. With `of_source_only`,
     entries only in the copy are ignored.
+
+    Raises CopyFailed or Stopped as `copy`.
     """
     options = ["-rc", "--dry-run", "--8-bit-output", _ALL_BUT_MARKER]
     options += [] if of_source_only else ["--delete"]
@@ -268,7 +270,10 @@ def listing(place: Place, stopped: Callable[[], bool] = bool) -> dict[str, int] 
 
 
 def fetch(place: Place, most: int) -> bytes:
-    """Return the content of a file; empty for one larger than `most` [bytes], and for a folder."""
+    """Return the content of a file; empty if it is larger than `most` [bytes] or not a plain file.
+
+    Raises CopyFailed when the host or the file cannot be reached.
+    """
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.suppress(_Missing):
             _run([f"--max-size={most}"], [], place, SILENCE, into=f"{folder}/")
@@ -279,7 +284,7 @@ def fetch(place: Place, most: int) -> bytes:
 def send(file: Path, place: Place, replace: bool = False) -> None:
     """Write a file atomically into a folder, which is made if its parent exists.
 
-    An existing file of that name is kept unless `replace`.
+    An existing file of that name is kept unless `replace`. Raises CopyFailed on failure.
     """
     options = ["-t", *([] if replace else ["--ignore-existing"])]
     try:
@@ -304,7 +309,10 @@ def _unescaped(text: str) -> str:
 
 
 def check_folder(place: Place) -> None:
-    """Check that a folder exists, and so that its disk is mounted."""
+    """Check that a folder exists, and so that its disk is mounted.
+
+    Raises DestinationUnusable when it does not exist, or cannot be reached.
+    """
     try:
         _run(["--list-only"], [], place / ".", SILENCE)
     except _Missing:
@@ -464,7 +472,10 @@ def _is_inside(line: str, place: Place) -> bool:
 
 
 def mounted_in(folder: Path) -> Path | None:
-    """Find a mount point at a folder, given without links, or below it."""
+    """Find a mount point at a folder, given without links, or below it.
+
+    Raises CopyRefused where mounts cannot be listed, as outside Linux.
+    """
     # `os.path.ismount` misses bind mounts
     mounts = Path("/proc/self/mountinfo")
     try:

@@ -271,7 +271,10 @@ def why_done(template: JobTemplate, run_id: str, collection: Any) -> str:
 
 
 def find_runs(collection: Any, query: RunQuery) -> list[str]:
-    """Return the names of the runs of a query: named ones in that order, without duplicates."""
+    """Return the names of the runs of a query: named ones in that order, without duplicates.
+
+    Raises UsageError when the query is empty, invalid, or finds no run.
+    """
     named, conditions = query.named(), query.conditions()
     if not conditions and not named:
         if query.file is not None:

@@ -414,7 +414,7 @@ def new_entry(path: Path, range_text: str, options: Collection[str]) -> NewEntry
 def write_entry(new: NewEntry, value: Any) -> str:
     """Add an entry to its file, which is made if it is missing, and return the message.
 
-    Numbers are rounded to six significant figures.
+    Numbers are rounded to six significant figures. Raises NoResult for one that is not finite.
     """
     from amstrax.corrections import lookup
 

@@ -104,7 +104,10 @@ def measure(args: argparse.Namespace, stop: Stop) -> calibrating.Measured:
 def load(
     args: argparse.Namespace, run_ids: Sequence[str], stop: Stop
 ) -> tuple["np.ndarray", dict[str, tuple[int, int]]]:
-    """Return led_calibration of runs, made if it is not stored, and its windows."""
+    """Return led_calibration of runs, made if it is not stored, and its windows.
+
+    Raises UsageError if the runs were made with different windows.
+    """
     import numpy as np
 
     parts, all_windows = [], []

@@ -180,7 +180,10 @@ def _text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_table(table: "pd.DataFrame", path: Path) -> None:
-    """Write a table as CSV or Parquet, by the suffix, atomically; make the folder."""
+    """Write a table as CSV or Parquet, by the suffix, atomically; make the folder.
+
+    Raises NotAvailable without the package for Parquet.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     write: Callable[..., Any] = table.to_csv if path.suffix == ".csv" else table.to_parquet
     try:

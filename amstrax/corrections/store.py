@@ -212,7 +212,10 @@ def exists(file_name: str, branch: str = MASTER) -> bool:
 
 
 def names(pattern: str) -> list[str]:
-    """Return the names of local files of branch master that match a pattern: ``_global_*.json``."""
+    """Return the names of local files of branch master that match a pattern: ``_global_*.json``.
+
+    Raises InvalidOption when the folder of the settings does not exist.
+    """
     folders = (*_folder(settings.corrections().folder, MASTER), *_package(MASTER))
     place = folder_of(pattern.replace("*", "x"))
     return sorted({path.name for folder in folders for path in (folder / place).glob(pattern)})

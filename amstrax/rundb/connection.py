@@ -147,7 +147,10 @@ def get_mongo_collection(detector: str = "xams", runcolname: str = DATABASE, **k
 
 
 def get_trends_collection(detector: str = "xams") -> Any:
-    """Return the collection of trends of a detector, next to that of its run documents."""
+    """Return the collection of trends of a detector, next to that of its run documents.
+
+    Raises UnknownDetector as `get_mongo_collection`.
+    """
     runs = get_mongo_collection(detector).name
     return get_collection(DATABASE, runs.replace("runs", "trends", 1))
 
@@ -172,7 +175,10 @@ def get_collection(
 
 
 def is_embedded(config: RunDatabase) -> bool:
-    """Return whether the settings select the embedded store."""
+    """Return whether the settings select the embedded store.
+
+    Raises RunDatabaseNotSet when MongoDB or its tunnel has settings, but no address.
+    """
     if config.uri or config.daq_host:
         return False
     given = [name for name in config.given if name.startswith(("DAQ_", "MONGO_"))]

@@ -691,7 +691,10 @@ def _lines(texts: Iterable[str]) -> str | None:
 
 
 def _candidates(collection: str, condition: Document, columns: str) -> _Condition:
-    """Return a statement that selects columns of documents that may match, and of odd ones."""
+    """Return a statement that selects columns of all documents that may match a filter.
+
+    Odd documents are always included, unless the filter is on ``_id``.
+    """
     statement = f"SELECT {columns} FROM documents {{}} WHERE collection = ?{{}}"
     for key, value in _conjuncts(condition):
         ids = _allowed_values(value, (str, bson.ObjectId)) if key == "_id" else None
@@ -722,7 +725,10 @@ def _conjuncts(condition: Document) -> Iterator[tuple[str, Any]]:
 
 
 def _sql(condition: Document) -> _Condition | None:
-    """Return an SQL condition that all documents that match a filter fulfil; None without one."""
+    """Return an SQL condition that every document that matches a filter fulfils.
+
+    None when the columns do not narrow the search.
+    """
     found: list[_Condition] = []
     for key, value in _conjuncts(condition):
         sql: _Condition | None = None
@@ -817,7 +823,10 @@ def _fits(value: Any) -> bool:
 
 
 def id_bytes(value: Any) -> bytes:
-    """Return the BSON of an ``_id``, which is equal for equal values."""
+    """Return the BSON of an ``_id``, which is equal for equal values.
+
+    Raises NotAvailable for types that MongoDB refuses, or whose equal values have different BSON.
+    """
     if isinstance(value, (list, tuple, re.Pattern, bson.Regex, bson.Decimal128)):
         raise NotAvailable(
             f"the embedded run database has no _id like {value!r}: use a number, text or ObjectId"

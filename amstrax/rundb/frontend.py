@@ -369,7 +369,10 @@ class RunDB(strax.StorageFrontend):
         check_broken: bool = True,
         **_unused: Any,
     ) -> dict[int, tuple[str, str]]:
-        """Return backend and folder, by `id` of key, for keys that differ only in the run."""
+        """Find data for keys that differ only in the run; return backend and folder by `id` of key.
+
+        While the run database cannot be reached, new data is still found in its folder.
+        """
         fuzzy = (fuzzy_for, fuzzy_for_options) if fuzzy_for or fuzzy_for_options else None
         entries = self._registered(keys, fuzzy is not None)
         result: dict[int, tuple[str, str]] = {}
@@ -397,7 +400,10 @@ class RunDB(strax.StorageFrontend):
     def _registered(
         self, keys: Sequence[strax.DataKey], any_lineage: bool
     ) -> dict[Any, list[dict[str, Any]]]:
-        """Read the entries for keys that differ only in the run: run -> entries."""
+        """Read the entries for keys that differ only in the run: run -> entries.
+
+        Empty while the run database cannot be reached.
+        """
         data_type = keys[0].data_type
         entry: dict[str, Any] = {"type": data_type}
         if not any_lineage:

@@ -326,7 +326,10 @@ def runs_at_work(folder: Path | None) -> set[str]:
 def held(
     collection: Any, document: Mapping[str, Any], lifetime: float = LIFETIME
 ) -> Iterator[Lease | None]:
-    """Hold the lease for copying or deleting a run; yield None if another owner has it."""
+    """Hold the lease for copying or deleting a run; yield None if another owner has it.
+
+    Raises InvalidRunDocument when the document has neither number nor name.
+    """
     run_id = documents.name_of(document)
     if run_id is None:
         raise InvalidRunDocument(

@@ -301,7 +301,10 @@ def dial(to: SSHHost, addresses: Sequence[str] = ()) -> socket.socket:
 
 
 def greet(to: SSHHost, connection: socket.socket) -> paramiko.Transport:
-    """Return the SSH session on a connection, encrypted, with nothing verified yet."""
+    """Return the SSH session on a connection, encrypted, with nothing verified yet.
+
+    Raises RunDatabaseUnreachable when the server does not speak SSH, or is too slow.
+    """
     timeout = step_timeout(to.config)
     try:
         transport = paramiko.Transport(connection)
@@ -477,7 +480,10 @@ def _reason(error: BaseException) -> str:
 
 
 def _quiet_logger(package: str) -> str:
-    """Return the name of a logger for a package, silent unless a level is set for it."""
+    """Return the name of a silenced logger for a package whose messages our errors repeat.
+
+    Set a level for this logger to see its messages.
+    """
     logger = logging.getLogger(f"{__name__}.{package}")
     if logger.level == logging.NOTSET:
         logger.setLevel(logging.CRITICAL)

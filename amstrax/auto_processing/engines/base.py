@@ -171,14 +171,20 @@ class Engine(ABC):
 
 
 def get(name: str) -> Engine:
-    """Return the engine of a name: ``local``, ``htcondor`` or ``slurm``."""
+    """Return the engine of a name: ``local``, ``htcondor`` or ``slurm``.
+
+    Raises UnknownEngine for another name, NotAvailable when the engine is not installed.
+    """
     if name not in ENGINES:
         raise UnknownEngine(f"no engine {name!r}{did_you_mean(name, ENGINES)}")
     return getattr(import_module(f"{__package__}.{name}"), ENGINES[name])()
 
 
 def job_name(run_id: str, targets: Sequence[str], context: str, detector: str) -> str:
-    """Return the name of the job for this work, the same whoever submits it."""
+    """Return the name of the job for this work, the same whoever submits it.
+
+    Raises InvalidOption when a part has characters with a meaning in a batch system.
+    """
     for part in (run_id, *targets, context, detector):
         if not _SAFE.fullmatch(part):
             raise InvalidOption(
@@ -188,7 +194,10 @@ def job_name(run_id: str, targets: Sequence[str], context: str, detector: str) -
 
 
 def check_files(job: Job) -> None:
-    """Check the script and the log folder of a job, since not all batch systems do."""
+    """Check the script and the log folder of a job, since not all batch systems do.
+
+    Raises JobRefused when one is missing or has wrong permissions.
+    """
     if not os.access(job.script, os.X_OK):
         raise JobRefused(f"the script {job.script} is missing or not executable")
     if not os.access(job.log.parent, os.W_OK | os.X_OK):

@@ -140,8 +140,10 @@ class HTCondorEngine(base.Engine):
 
 
 def _description(job: Job) -> dict[str, Any]:
-    """Return the arguments of `condor_calls.submit` for a job."""
-    # Nothing of this process's environment (no getenv), since all users can read ads
+    """Return the arguments of `condor_calls.submit` for a job.
+
+    They have nothing of this process's environment (no getenv), since all users can read ads.
+    """
     log = job.log.absolute()
     plain = {
         "executable": str(job.script.absolute()),

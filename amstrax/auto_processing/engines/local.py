@@ -133,7 +133,11 @@ class LocalEngine(base.Engine):
             return JobState(base.UNKNOWN, reason=f"its files cannot be read: {error}")
 
     def cancel(self, job_id: str) -> None:
-        """End a job: with SIGTERM, and after some seconds with SIGKILL."""
+        """End a job: with SIGTERM, and after some seconds with SIGKILL.
+
+        Raises InvalidOption when it is no id of this engine, EngineUnreachable when it is one of
+        another machine.
+        """
         number, _, host = job_id.partition("@")
         if not _NUMBER.fullmatch(number):
             raise InvalidOption(f"{job_id!r} is no id of a job of the local engine: NUMBER@HOST")

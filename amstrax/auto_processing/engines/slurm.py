@@ -168,14 +168,17 @@ class SlurmEngine(base.Engine):
 
 
 def _sbatch(job: Job, numbers: str = "") -> list[str]:
-    """Return the command that submits a job; with `numbers`, an array, and its script on stdin."""
+    """Return the command that submits a job; with `numbers`, an array, and its script on stdin.
+
+    With --export=NIL or NONE, Slurm would log in as the user for an environment, which takes time
+    and can fail; ALL exports the few variables of sbatch. Without --no-requeue, Slurm would start a
+    job again while an orphan of it runs on a machine that it cannot reach.
+    """
     options = {
         "job-name": job.name,
         # Slurm replaces %j and the like; %% is a %
         "output": str(job.log.absolute()).replace("%", "%%"),
         "mem": f"{job.memory}M",
-        # The few variables of sbatch. With NIL or NONE, Slurm would log in as the user for an
-        # environment, which takes time and can fail
         "export": "ALL",
     }
     if job.queue:
@@ -184,7 +187,6 @@ def _sbatch(job: Job, numbers: str = "") -> list[str]:
         # Slurm replaces %a in the name of a file. In the name of the job `_squeue` does
         options |= {name: job.in_array(options[name]) for name in ("job-name", "output")}
         options["array"] = numbers
-    # Else Slurm would start a job again while an orphan of it runs where it cannot be reached
     return [
         *("sbatch", "--parsable", "--no-requeue", "--open-mode=append"),
         *(f"--{name}={value}" for name, value in options.items()),
@@ -222,7 +224,10 @@ def _is_id(text: str) -> bool:
 
 
 def _squeue(*options: str) -> list[dict[str, str]]:
-    """Return the rows of squeue for this user's jobs, one for each of an array: `_COLUMNS`."""
+    """Return the rows of squeue for this user's jobs, with `_COLUMNS`; one for a job of an array.
+
+    The name of a job of an array has its number, as of `Job.name`.
+    """
     columns = ",".join(f"{name}:{width}" for name, width in _COLUMNS.items())
     done = _run(
         ["squeue", "--noheader", "--me", "--all", "--array", f"--Format={columns}", *options]
@@ -235,7 +240,6 @@ def _squeue(*options: str) -> list[dict[str, str]]:
         for name, width in _COLUMNS.items():
             row[name] = line[start : start + width].strip()
             start += width
-        # As of `Job.name`
         row["name"] = row["name"].replace("%a", row["jobarrayid"].partition("_")[2])
         rows.append(row)
     return rows
@@ -282,7 +286,10 @@ def _ended(state: str, exit_code: str, reason: str = "") -> JobState:
 
 
 def _accounting(job_ids: Iterable[str]) -> dict[str, JobState]:
-    """Return the states of jobs in slurmdbd, or else in the file that Slurm records them in."""
+    """Return the states of jobs that accounting knows.
+
+    That is slurmdbd or, where Slurm records ended jobs in a readable file, that file.
+    """
     job_ids = [job_id for job_id in job_ids if _is_id(job_id)]
     if not job_ids or not shutil.which("sacct"):
         return {}
