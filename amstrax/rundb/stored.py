@@ -299,6 +299,8 @@ def is_complete(folder: Path, may_be_written: bool = False) -> bool | None:
     """
     name = folder.name.removesuffix("_temp")
     file = folder / f"{name.partition('-')[2]}-metadata.json"
+    if not file.exists():
+        file = folder / "metadata.json"  # its name in early versions of strax
     try:
         metadata = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

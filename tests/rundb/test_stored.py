@@ -65,6 +65,9 @@ def test_complete_data(tmp_path, text, is_complete, may_be_written):
         file.write_text(text, encoding="utf-8", errors="surrogateescape")
     assert stored.is_complete(folder) is is_complete
     assert stored.is_complete(folder, may_be_written=True) is may_be_written
+    if text is not None:
+        file = file.rename(folder / "metadata.json")
+        assert stored.is_complete(folder) is is_complete
     # strax writes the end into the metadata before it renames the folder
     folder = folder.rename(f"{folder}_temp")
     assert stored.is_complete(folder) is (is_complete and False)
