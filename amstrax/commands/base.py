@@ -88,29 +88,6 @@ def main_of(
     return decorate
 
 
-def strax_main_of(
-    parse_args: Callable[[Sequence[str] | None, str | None], argparse.Namespace],
-    work: Callable[[argparse.Namespace, Stop], str | None],
-    logger: logging.Logger,
-    what: str,
-    option: str = "--output",
-    place: str = "",
-) -> Callable[..., int]:
-    """Return ``main`` of a command that runs strax, see `main_of` and `job.run_strax_tool`.
-
-    `option` names what the command writes to; without a value that is described by `place`.
-    """
-
-    @main_of(parse_args)
-    def main(args: argparse.Namespace) -> int:
-        from amstrax.auto_processing import job  # imports strax, which takes too long for --help
-
-        folder = getattr(args, option.removeprefix("--")) or place
-        return job.run_strax_tool(args, logger, lambda stop: work(args, stop), what, folder, option)
-
-    return main
-
-
 def _with_defaults(args: Any, defaults: argparse.Namespace) -> argparse.Namespace:
     """Return the attributes of `args`, with `defaults` for attributes that are missing or None."""
     for name in vars(args) if isinstance(args, argparse.Namespace) else ():

@@ -202,8 +202,16 @@ def main_of(
         new = new_entries(args, options(args))
         return finish(args, measure(args, stop), new)
 
-    place = "the output folder"
-    return base.strax_main_of(parse_args, work, log, what, "--output_folder", place)
+    @base.main_of(parse_args)
+    def main(args: argparse.Namespace) -> int:
+        from amstrax.auto_processing import job
+
+        folder = args.output_folder or "the output folder"
+        return job.run_strax_tool(
+            args, log, lambda stop: work(args, stop), what, folder, "--output_folder"
+        )
+
+    return main
 
 
 # Data

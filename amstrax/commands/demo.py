@@ -59,6 +59,15 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return parser.parse_args(argv)
 
 
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    from amstrax.auto_processing import job
+
+    return job.run_strax_tool(
+        args, log, lambda stop: demonstrate(args, stop), "the demo", args.output, "--output"
+    )
+
+
 def demonstrate(args: argparse.Namespace, stop: Stop) -> str:
     """Run all steps of the demo, and return the message for the user.
 
@@ -225,8 +234,6 @@ All of it in a browser, at http://127.0.0.1:5006/run?id={run.run_id}, as long as
         --live_data_dir {run.run_dir.parent}
 """
 
-
-main = base.strax_main_of(parse_args, demonstrate, log, "the demo")
 
 if __name__ == "__main__":
     sys.exit(main())

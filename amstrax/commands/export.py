@@ -123,10 +123,17 @@ def parse_args(argv: Sequence[str] | None = None, prog: str | None = None) -> ar
     return args
 
 
-def _work(args: argparse.Namespace, stop: Stop) -> str:
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    from amstrax.auto_processing import job
+
     targets = tuple(dict.fromkeys(args.target))
     processing = base.filled(ProcessingOptions, args, targets=targets)
-    return export(base.filled(ExportOptions, args, processing=processing), stop)
+    options = base.filled(ExportOptions, args, processing=processing)
+    folder = args.output or "the current folder"
+    return job.run_strax_tool(
+        args, log, lambda stop: export(options, stop), "the export", folder, "--output"
+    )
 
 
 @dataclass(frozen=True)
@@ -455,8 +462,6 @@ def _batches(
             chunks.close()  # type: ignore[attr-defined]
     yield np.concatenate(waiting)
 
-
-main = base.strax_main_of(parse_args, _work, log, "the export", place="the current folder")
 
 if __name__ == "__main__":
     sys.exit(main())

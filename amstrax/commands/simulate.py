@@ -173,6 +173,15 @@ def _time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    from amstrax.auto_processing import job
+
+    return job.run_strax_tool(
+        args, log, lambda stop: _work(args, stop), "the simulation", args.output, "--output"
+    )
+
+
 def _work(args: argparse.Namespace, stop: Stop) -> str:
     from amstrax import simulation
 
@@ -245,8 +254,6 @@ def next_step(run_dir: Path, context: str | None) -> str:
     ]
     return f"process it with\n  {shlex.join(command)}"
 
-
-main = base.strax_main_of(parse_args, _work, log, "the simulation")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -182,6 +182,15 @@ class ValidationOptions:
     keep: bool = False
 
 
+@base.main_of(parse_args)
+def main(args: argparse.Namespace) -> int:
+    from amstrax.auto_processing import job
+
+    return job.run_strax_tool(
+        args, log, lambda stop: _report(args, stop), "validation", args.output, "--output"
+    )
+
+
 def _report(args: argparse.Namespace, stop: Stop) -> str:
     """Return the text of reports, and their differences to each other and to an older one."""
     from amstrax.analyses import validation_text
@@ -561,8 +570,6 @@ def process(
     )
     amstraxer.process(run.run_id, processing, stop)
 
-
-main = base.strax_main_of(parse_args, _report, log, "validation")
 
 if __name__ == "__main__":
     sys.exit(main())
