@@ -104,8 +104,12 @@ def entries(content: dict[str, Any], file_name: str, place: str = "") -> list[En
 def find(table: Iterable[Entry], run_id: str | int, place: str) -> Entry:
     """Return the entry of a run, ``'006724'`` or its number.
 
-    Raises RunNotCovered, with the nearest covered runs, when it is in no range, InvalidCorrection
-    when it is in more than one.
+    Raises
+    ------
+    RunNotCovered
+        When the run is in no range. The message has the nearest covered runs.
+    InvalidCorrection
+        When it is in more than one.
     """
     run = run_number(run_id)
     table = list(table)
@@ -410,12 +414,26 @@ def look_up(
     option: str | None = None,
     attribute: Callable[[str], Any] | None = None,
 ) -> Found:
-    """Look up the value that a look-up string stands for, for a run unless the string names one.
+    """Look up the value that a look-up string stands for.
 
-    `option` is the name of the option with this value, by default that in `url`. `attribute`
-    returns the attribute NAME of the plugin, for parameters ``plugin.NAME``; without it only
-    ``plugin.run_id`` is known. Raises InvalidOption for an invalid string, and CorrectionError,
-    which names option, run and file, when the run has no value.
+    Parameters
+    ----------
+    url
+        Look-up string.
+    run_id
+        Run to find the value for, unless the string names one.
+    option
+        Name of the option with this value; by default that in `url`.
+    attribute
+        Returns the attribute NAME of the plugin, for parameters ``plugin.NAME``; without it only
+        ``plugin.run_id`` is known.
+
+    Raises
+    ------
+    InvalidOption
+        When `url` is not a look-up string.
+    CorrectionError
+        When the run has no value. The message names option, run, and file.
     """
 
     def value_of(name: str) -> Any:
