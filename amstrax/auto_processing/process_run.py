@@ -353,7 +353,9 @@ def process(run_id: str, options: JobOptions, stop: Stop) -> None:
             reason = stop.message()
             if not stop.reason:
                 where = options.output_folder or _FOLDER
-                reason = base.describe_failure(error, f"run {run_id}", where, "--output_folder")
+                reason = base.describe_failure(
+                    error, options, f"run {run_id}", where, "--output_folder"
+                )
             reason = " ".join(reason.split())
             try:
                 history.fail(reason)

@@ -251,9 +251,10 @@ class _Child:
         except Exception as error:
             message = stop.message()
             if not stop.reason:
-                where = self._task.args.output_folder or "the folder for data"
+                args = self._task.args
+                where = args.output_folder or "the folder for data"
                 message = base.describe_failure(
-                    error, f"run {run.run_id}", where, "--output_folder"
+                    error, args, f"run {run.run_id}", where, "--output_folder"
                 )
             self._log.error("run %s: %s", run.run_id, message, exc_info=self._task.args.debug)
             return 2 if isinstance(error, UsageError) else 1

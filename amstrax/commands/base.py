@@ -650,8 +650,9 @@ def run_tool(
             with _while_read():
                 print(text)
     except Exception as error:
-        option = _option_of(args, getattr(error, "filename", None)) or option
-        message = stop.message() if stop.reason else describe_failure(error, what, folder, option)
+        message = stop.message()
+        if not stop.reason:
+            message = describe_failure(error, args, what, folder, option)
         logger.error("%s", message, exc_info=args.debug)
         return 2 if isinstance(error, UsageError) else 1
     return 0
@@ -785,22 +786,23 @@ def save_figure(figure: Any, path: Path, **options: Any) -> None:
         figure.savefig(new, **options)
 
 
-def _option_of(args: argparse.Namespace, place: object) -> str | None:
+def _option_of(options: object, place: str) -> str | None:
     """Return the option with the path of a file, or of a folder above or below it."""
-    if not isinstance(place, str):
-        return None
     file = Path(place).absolute()
-    values = [(name, v if isinstance(v, list) else [v]) for name, v in vars(args).items()]
+    values = [(name, v if isinstance(v, list) else [v]) for name, v in vars(options).items()]
     given = [(name, x.absolute()) for name, v in values for x in v if isinstance(x, Path)]
     found = [name for name, path in given if file.is_relative_to(path)]
     found += [name for name, path in given if path.is_relative_to(file)]
     return f"--{found[0]}" if found else None
 
 
-def describe_failure(error: Exception, what: str, folder: object, option: str) -> str:
+def describe_failure(
+    error: Exception, options: object, what: str, folder: object, option: str
+) -> str:
     """Return one line with failure, place and remedy.
 
-    `what` is the subject of the work, such as ``run 006724``; `option` names the output folder.
+    `what` is the subject of the work, such as ``run 006724``. The remedy names the one of `options`
+    whose path leads to the file of the error, or else `option`, which names the output `folder`.
     """
     if isinstance(error, AmstraxError):
         return str(error)
@@ -811,6 +813,8 @@ def describe_failure(error: Exception, what: str, folder: object, option: str) -
             "report it with that)"
         )
     where = error.filename or folder
+    if isinstance(error.filename, str):
+        option = _option_of(options, error.filename) or option
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (
             f"{what}: no space left to write in {where}. Free some, or set another {option}, and "

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from amstrax import strict_json
+from amstrax.auto_processing.amstraxer import ProcessingOptions
 from amstrax.commands import base
 
 
@@ -65,3 +66,11 @@ def test_a_line_that_cannot_be_formatted_stops_nothing(tmp_path, capsys):
     assert "Logging error" in capsys.readouterr().err
     [path] = tmp_path.glob("*/tool.log")
     assert path.read_text() == "word\n"
+
+
+def test_errors_of_one_of_several_runs_name_the_option(tmp_path):
+    options = ProcessingOptions(live_data_dir=tmp_path / "live", output_folder=tmp_path / "out")
+    for folder, option in (("live", "--live_data_dir"), ("out", "--output_folder"), ("x", "--x")):
+        error = OSError(errno.EACCES, "Permission denied", str(tmp_path / folder / "000007/file"))
+        text = base.describe_failure(error, options, "run 000007", "there", "--x")
+        assert text.endswith(f"Check its permissions, or set another {option}")
