@@ -112,13 +112,13 @@ _lock = threading.RLock()
 def _on_snapshot(name: str, of_data_type: bool = False) -> Callable:
     """Return strax's method of that name, called on a snapshot; its data type may be checked."""
     of_strax = getattr(strax.Context, name)
+    signature = inspect.signature(of_strax)
 
     @functools.wraps(of_strax)
     def method(self: "Context", *args: Any, **kwargs: Any) -> Any:
         snapshot = self._snapshot()
         if of_data_type:
-            arguments = inspect.signature(of_strax).bind(self, *args, **kwargs).arguments
-            _, data_type, *_ = arguments.values()
+            _, data_type, *_ = signature.bind(self, *args, **kwargs).arguments.values()
             _check_data_types(data_type, snapshot._plugin_class_registry)
         return getattr(super(Context, snapshot), name)(*args, **kwargs)
 
