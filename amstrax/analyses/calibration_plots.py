@@ -16,8 +16,8 @@ from amstrax.calibration.maps import LightMap
 from amstrax.calibration.result import Result
 from amstrax.calibration.single_electrons import ElectronFit, bin_shares
 
-#: More points are drawn as a random subset
-_MOST_POINTS = 3000
+#: More points, and events of a lifetime, are drawn as a random subset
+_MOST_POINTS, _MOST_EVENTS = 3000, 5000
 
 
 def plot_lifetime(
@@ -29,7 +29,7 @@ def plot_lifetime(
     """
     axes = style.new_axes() if axes is None else axes
     line = found.line
-    rows = random_subset(len(events), 5000)
+    rows = random_subset(len(events), _MOST_EVENTS)
     in_band = line.in_band[rows]
     for chosen, color, label in (
         (rows[~in_band], style.GREY, "not in the band"),

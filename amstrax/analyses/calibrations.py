@@ -131,15 +131,14 @@ def plot_single_electrons(
     ax = style.new_axes() if ax is None else ax
     data = part.load("single_electrons", columns=("time", "area", "delay", "range_50p_area"))
     area = single_electrons.select(data, *(delay / 1e3 for delay in delays))
-    fit, note = None, ""
+    fit = None
     try:
         fit = single_electrons.fit_electrons(area)
     except NoResult as error:
-        note = textwrap.fill(f"no gain: {error}", 50)
+        if len(area):
+            style.note(ax, textwrap.fill(f"no gain: {error}", 50))
     empty, unit = part.nothing("small peaks"), part.area_unit("single_electrons")
     figure = calibration_plots.plot_single_electrons(area, fit, ax, empty, unit)
-    if len(area):
-        style.note(ax, note)
     ax.set_title(f"Run {part.run_id}", loc="left")
     return figure
 

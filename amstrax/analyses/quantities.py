@@ -224,8 +224,12 @@ CUT_FLOW_DTYPE = np.dtype(
 def cut_flow(cuts: Mapping[str, np.ndarray], chosen: np.ndarray | None = None) -> np.ndarray:
     """Return rows of `CUT_FLOW_DTYPE`: all events, and each cut. Shares of no events are NaN.
 
-    `cuts` are by name and in the order of the flow: True for the events that a cut keeps, shape
-    (n,). Of `chosen` only the true ones count, as those that are good by truth; None: all.
+    Parameters
+    ----------
+    cuts
+        Name -> True for the events that the cut keeps, shape (n,), in the order of the flow.
+    chosen
+        True for the events that count, as those that are good by truth, shape (n,); None: all.
     """
     n = len(next(iter(cuts.values()), ()))
     left = np.ones(n, dtype=np.bool_) if chosen is None else np.asarray(chosen, dtype=np.bool_)

@@ -141,9 +141,16 @@ def led_report(
 ) -> dict[str, Any]:
     """Return the figures of merit of an LED run, as `validation_report`.
 
-    `led` is as of led_calibration, shape (n,), and `truth`, the flashes, as of
-    `amstrax.simulation.load_truth`. True are `gains`, by channel [ADC counts x samples], and
-    `occupancy`, the mean number of photoelectrons in a flash.
+    Parameters
+    ----------
+    led
+        As of led_calibration, shape (n,).
+    truth
+        As of `amstrax.simulation.load_truth`: flashes.
+    gains
+        True mean area of a photoelectron [ADC counts x samples] of each channel.
+    occupancy
+        Mean number of photoelectrons in a flash.
     """
     rows: list[Row] = []
     for channel, true_gain in gains.items():
